@@ -1,0 +1,93 @@
+# The everyday commands; `make help` lists them. The build itself is CMake's: see CMakePresets.json.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 600
+CMAKE := .deps/bin/cmake
+CTEST := .deps/bin/ctest
+PYTHON := .deps/venv/bin/python
+# CUDA=OFF builds without the CUDA device and fetches no CUDA compiler.
+CUDA ?= ON
+CUDA_GROUP := $(if $(filter-out OFF off 0,$(CUDA)),cuda)
+CONFIGURE = $(CMAKE) -DMILLRACE_CUDA=$(CUDA)
+
+.PHONY: help
+help:  ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo "  Variables: JOBS=$(JOBS) CUDA=$(CUDA) FUZZ_SECONDS=$(FUZZ_SECONDS)"
+
+.PHONY: demo
+demo: build  ## Runs the digits model over its held-out images
+	@tools/demo.sh
+
+.PHONY: deps-build deps-test
+deps-build:
+	@python3 tools/deps/fetch.py build $(CUDA_GROUP)
+deps-test:
+	@python3 tools/deps/fetch.py build $(CUDA_GROUP) test
+
+.PHONY: build
+build: deps-build  ## Builds the released program, build/millrace
+	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=OFF --log-level=WARNING
+	@$(CMAKE) --build --preset release --parallel $(JOBS) --target millrace
+
+.PHONY: dev
+dev: deps-test
+	@$(CONFIGURE) --preset dev --log-level=WARNING
+	@$(CMAKE) --build --preset dev --parallel $(JOBS)
+
+.PHONY: test
+test: dev  ## Builds and runs every test (preset dev)
+	$(CTEST) --preset dev --parallel $(JOBS)
+	$(PYTHON) -m pytest tests/python
+
+.PHONY: sanitize
+sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan, then under TSan
+
+# LABELS, a regular expression, limits the run to those suites; .ci/run sets it.
+.PHONY: sanitize-asan sanitize-tsan
+sanitize-asan sanitize-tsan: sanitize-%: deps-test
+	@$(CONFIGURE) --preset $* --log-level=WARNING
+	@$(CMAKE) --build --preset $* --parallel $(JOBS) --target $(if $(LABELS),core_suites,all)
+	$(CTEST) --preset $* --parallel $(JOBS) $(if $(LABELS),--label-regex '$(LABELS)')
+
+.PHONY: fuzz
+fuzz: deps-test  ## Runs every fuzz target for FUZZ_SECONDS seconds (clang 16)
+	@python3 tools/deps/fetch.py fuzz
+	@$(CMAKE) --preset fuzz --log-level=WARNING
+	@$(CMAKE) --build --preset fuzz --parallel $(JOBS) --target fuzzers
+	@tools/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: deps-test  ## Builds the benchmarks (preset release) and runs them, one after another
+	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=ON --log-level=WARNING
+	@$(CMAKE) --build --preset release --parallel $(JOBS) --target millrace benchmarks
+	@tools/bench.sh
+
+.PHONY: bundle
+bundle: build  ## Makes build/bundle, a folder that runs on another Linux machine
+	@rm -rf build/bundle
+	@$(CMAKE) --install build/release --component program --prefix build/bundle > /dev/null
+	@cd build/bundle && bin/millrace --version && du -sh .
+
+.PHONY: deps-lint
+deps-lint: deps-test
+	@python3 tools/deps/fetch.py lint
+
+.PHONY: lint
+lint: deps-lint  ## Checks formatting, include directions and clang-tidy; changes nothing
+	@git ls-files -co --exclude-standard -- '*.h' '*.cpp' '*.cu' | xargs .deps/bin/clang-format --dry-run --Werror
+	@python3 tools/check_includes.py
+	@$(CONFIGURE) --preset dev --log-level=WARNING
+	@tools/tidy.sh
+
+.PHONY: format
+format: deps-lint  ## Formats the sources in place
+	@git ls-files -co --exclude-standard -- '*.h' '*.cpp' '*.cu' | xargs .deps/bin/clang-format -i
+
+.PHONY: clean
+clean:  ## Removes build/ (and keeps .deps/)
+	rm -rf build

@@ -1,0 +1,86 @@
+# The libraries, each from the system where it has one that is new enough, else from the dependency folder.
+
+set(MILLRACE_FALLBACK "${MILLRACE_DEPS_DIR}/debian/usr")
+
+macro(millrace_missing name)
+  message(FATAL_ERROR "${name} was found neither on the system nor in ${MILLRACE_DEPS_DIR}. "
+                      "Run tools/deps/fetch.py build test, or install it.")
+endmacro()
+
+# Whether the headers in `folder` are at least of version MILLRACE_MINIMUM, by the first group of MILLRACE_PATTERN
+# in MILLRACE_VERSION_FILE. The form is that of a VALIDATOR.
+function(millrace_new_enough result folder)
+  set(text "")
+  if(EXISTS "${folder}/${MILLRACE_VERSION_FILE}")
+    file(READ "${folder}/${MILLRACE_VERSION_FILE}" text)
+  endif()
+  string(REGEX MATCH "${MILLRACE_PATTERN}" _ "${text}")
+  if("${CMAKE_MATCH_1}" VERSION_LESS "${MILLRACE_MINIMUM}")
+    set(${result} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
+# A library of headers alone: target `name`, found by `header`, in one of the sub-folders SUFFIXES, of at least
+# version MINIMUM, which PATTERN finds in VERSION_FILE.
+function(millrace_find_headers name header)
+  cmake_parse_arguments(PARSE_ARGV 2 MILLRACE "" "MINIMUM;PATTERN;VERSION_FILE" "SUFFIXES")
+  string(MAKE_C_IDENTIFIER "MILLRACE_${header}_DIR" variable)
+  set(how PATH_SUFFIXES ${MILLRACE_SUFFIXES})
+  if(MILLRACE_MINIMUM)
+    list(APPEND how VALIDATOR millrace_new_enough)
+  endif()
+  find_path(${variable} "${header}" ${how})
+  find_path(${variable} "${header}" PATHS "${MILLRACE_FALLBACK}/include" ${how} NO_DEFAULT_PATH)
+  if(NOT ${variable})
+    millrace_missing("${header} ${MILLRACE_MINIMUM}")
+  endif()
+  add_library(${name} INTERFACE IMPORTED)
+  target_include_directories(${name} SYSTEM INTERFACE "${${variable}}")
+endfunction()
+
+# A static archive with its headers: target `name`, found by `header` and `archive`.
+function(millrace_find_archive name header archive)
+  string(MAKE_C_IDENTIFIER "MILLRACE_${archive}" variable)
+  set(places PATHS "${MILLRACE_FALLBACK}/lib" "${MILLRACE_FALLBACK}/lib/x86_64-linux-gnu" NO_DEFAULT_PATH)
+  find_library(${variable} "${archive}")
+  find_library(${variable} "${archive}" ${places})
+  find_path(${variable}_INCLUDE "${header}" PATH_SUFFIXES ${ARGN})
+  find_path(${variable}_INCLUDE "${header}" PATHS "${MILLRACE_FALLBACK}/include" PATH_SUFFIXES ${ARGN} NO_DEFAULT_PATH)
+  if(NOT ${variable} OR NOT ${variable}_INCLUDE)
+    millrace_missing("${archive}")
+  endif()
+  add_library(${name} STATIC IMPORTED)
+  set_target_properties(${name} PROPERTIES IMPORTED_LOCATION "${${variable}}"
+                        INTERFACE_INCLUDE_DIRECTORIES "${${variable}_INCLUDE}")
+endfunction()
+
+find_package(Threads REQUIRED)
+millrace_find_headers(millrace_json nlohmann/json.hpp
+  MINIMUM 3.11 VERSION_FILE nlohmann/json.hpp PATTERN "version ([0-9.]+)")
+millrace_find_headers(millrace_cli11 CLI/CLI.hpp
+  MINIMUM 2.1 VERSION_FILE CLI/Version.hpp PATTERN "CLI11_VERSION \"([0-9.]+)\"")
+millrace_find_headers(millrace_stb stb_image.h SUFFIXES stb)
+millrace_find_headers(millrace_onnxruntime onnxruntime_c_api.h SUFFIXES onnxruntime onnxruntime/core/session
+  MINIMUM 21 VERSION_FILE onnxruntime_c_api.h PATTERN "define ORT_API_VERSION ([0-9]+)")
+millrace_find_archive(millrace_zlib zlib.h libz.a)
+if(MILLRACE_TESTS)
+  find_path(MILLRACE_SYSTEM_GMOCK gmock/gmock.h)  # a system may have GoogleTest without GoogleMock
+  if(MILLRACE_SYSTEM_GMOCK)
+    find_package(GTest 1.12 CONFIG QUIET)
+  endif()
+  if(NOT GTest_FOUND)
+    find_package(GTest 1.12 CONFIG QUIET PATHS "${MILLRACE_FALLBACK}" NO_DEFAULT_PATH)
+  endif()
+  if(NOT GTest_FOUND)
+    millrace_missing("GoogleTest")
+  endif()
+endif()
+
+# The library of the default backend, beside every executable that is built, as in an installed tree.
+find_library(MILLRACE_ONNXRUNTIME_LIBRARY NAMES libonnxruntime.so.1.31.1 libonnxruntime.so.1
+             PATHS "${MILLRACE_DEPS_DIR}/onnxruntime/lib" NO_DEFAULT_PATH)
+if(MILLRACE_ONNXRUNTIME_LIBRARY)
+  file(MAKE_DIRECTORY "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  file(CREATE_LINK "${MILLRACE_ONNXRUNTIME_LIBRARY}"
+       "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/libonnxruntime.so.1" SYMBOLIC)
+endif()

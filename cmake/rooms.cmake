@@ -1,0 +1,73 @@
+# Libraries and the program, one list of files per room. A room that does not exist yet is an empty list.
+
+set(MILLRACE_ROOMS base tensor device kernels backends engine io repository diagnose)
+if(MILLRACE_ROOMS_ONLY)  # a part of the library, while another part does not build
+  set(MILLRACE_ROOMS ${MILLRACE_ROOMS_ONLY})
+endif()
+
+# Sources of a folder, without its tests.
+function(millrace_sources variable folder)
+  file(GLOB_RECURSE found CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp")
+  list(FILTER found EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
+  set(${variable} ${found} PARENT_SCOPE)
+endfunction()
+
+set(core_sources)
+foreach(room IN LISTS MILLRACE_ROOMS)
+  millrace_sources(room_sources src/${room})
+  list(APPEND core_sources ${room_sources})
+endforeach()
+if(MILLRACE_CUDA)
+  foreach(room IN LISTS MILLRACE_ROOMS)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/${room}/*.cu")
+    list(APPEND core_sources ${cuda_sources})
+  endforeach()
+else()
+  list(FILTER core_sources EXCLUDE REGEX "/src/device/cuda/")
+endif()
+
+file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/generated/empty.cpp" CONTENT "")
+
+# What code of our own, inside the library or testing it, may see.
+add_library(millrace_private INTERFACE)
+target_include_directories(millrace_private INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/src")
+target_compile_definitions(millrace_private INTERFACE
+  MILLRACE_VERSION="${PROJECT_VERSION}" MILLRACE_WITH_CUDA=$<BOOL:${MILLRACE_CUDA}>
+  $<$<BOOL:${MILLRACE_BAKE_DEPS_DIR}>:MILLRACE_DEPS_DIR="${MILLRACE_DEPS_DIR}">)
+target_link_libraries(millrace_private INTERFACE
+  millrace_json millrace_stb millrace_onnxruntime millrace_zlib)
+if(MILLRACE_CUDA)
+  target_link_libraries(millrace_private INTERFACE CUDA::cudart_static)
+endif()
+
+add_library(millrace_core STATIC ${core_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
+add_library(millrace::millrace ALIAS millrace_core)
+target_include_directories(millrace_core PUBLIC
+  $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_compile_features(millrace_core PUBLIC cxx_std_20)
+target_link_libraries(millrace_core
+  PUBLIC Threads::Threads ${CMAKE_DL_LIBS}
+  PRIVATE $<BUILD_INTERFACE:millrace_flags> $<BUILD_INTERFACE:millrace_private>)
+
+# The hand-written loops that we compare with: the vendors' headers and nothing of ours.
+file(GLOB direct_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/direct/*.cpp")
+list(FILTER direct_sources EXCLUDE REGEX "_test\\.cpp$")
+add_library(millrace_direct STATIC ${direct_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
+target_include_directories(millrace_direct PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}/bench")
+target_link_libraries(millrace_direct
+  PUBLIC Threads::Threads ${CMAKE_DL_LIBS} PRIVATE millrace_flags millrace_onnxruntime)
+
+millrace_sources(cli_sources src/cli)
+if(cli_sources)
+  add_executable(millrace ${cli_sources})
+  target_link_libraries(millrace PRIVATE
+    millrace_core millrace_direct millrace_private millrace_cli11 millrace_flags)
+  millrace_sanitizer_options(millrace VENDOR)
+  if(MILLRACE_PLACE_DIR)  # where users find the released program, with its default backend beside it
+    add_custom_command(TARGET millrace POST_BUILD VERBATIM
+      COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace>" "${MILLRACE_PLACE_DIR}/millrace")
+    if(MILLRACE_ONNXRUNTIME_LIBRARY)
+      file(CREATE_LINK "${MILLRACE_ONNXRUNTIME_LIBRARY}" "${MILLRACE_PLACE_DIR}/libonnxruntime.so.1" SYMBOLIC)
+    endif()
+  endif()
+endif()

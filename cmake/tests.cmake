@@ -1,0 +1,130 @@
+# Tests, examples and benchmarks. Every folder becomes a target of its own; ctest labels carry the folder's name.
+
+include(GoogleTest)
+
+# Suites that run none but our own code: no frame is suppressed under a sanitizer.
+set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose backends backends-reference conformance faults)
+
+# Suites that every change must pass under the sanitizers as well; .ci/run names the same labels.
+set(MILLRACE_CORE_LABELS engine device conformance faults backends-reference)
+add_custom_target(core_suites)
+
+# One test executable `target` with label `label`; the rest of the arguments are its sources.
+function(millrace_test target label)
+  add_executable(${target} ${ARGN})
+  target_link_libraries(${target} PRIVATE
+    millrace_core millrace_private millrace_flags GTest::gmock GTest::gtest GTest::gtest_main)
+  target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_compile_definitions(${target} PRIVATE MILLRACE_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}"
+                             MILLRACE_BINARY="$<TARGET_FILE_DIR:${target}>/millrace")
+  if(label IN_LIST MILLRACE_CORE_LABELS)
+    add_dependencies(core_suites ${target})
+  endif()
+  if(label IN_LIST MILLRACE_PURE_LABELS)
+    millrace_sanitizer_options(${target})
+  else()
+    millrace_sanitizer_options(${target} VENDOR)
+  endif()
+  gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
+    PROPERTIES LABELS "${label}" TIMEOUT 120)
+endfunction()
+
+function(millrace_test_if_any target label)
+  if(ARGN)
+    millrace_test(${target} ${label} ${ARGN})
+  endif()
+endfunction()
+
+# Each room: src/ROOM/**/*_test.cpp. The backends have one for each of their folders.
+foreach(room IN LISTS MILLRACE_ROOMS ITEMS cli)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/${room}/*_test.cpp")
+  if(NOT MILLRACE_CUDA)
+    list(FILTER sources EXCLUDE REGEX "/src/device/cuda/")
+  endif()
+  if(room STREQUAL "backends")
+    file(GLOB folders LIST_DIRECTORIES true "${CMAKE_CURRENT_SOURCE_DIR}/src/backends/*")
+    foreach(folder IN LISTS folders)
+      if(IS_DIRECTORY "${folder}")
+        cmake_path(GET folder FILENAME name)
+        set(own ${sources})
+        list(FILTER own INCLUDE REGEX "/src/backends/${name}/")
+        list(FILTER sources EXCLUDE REGEX "/src/backends/${name}/")
+        millrace_test_if_any(backends_${name}_test backends-${name} ${own})
+      endif()
+    endforeach()
+  endif()
+  millrace_test_if_any(${room}_test ${room} ${sources})
+endforeach()
+
+# Whole-program suites: tests/NAME/*.cpp -> NAME_suite. Some folders are something else.
+file(GLOB folders LIST_DIRECTORIES true "${CMAKE_CURRENT_SOURCE_DIR}/tests/*")
+foreach(folder IN LISTS folders)
+  cmake_path(GET folder FILENAME name)
+  if(IS_DIRECTORY "${folder}" AND NOT name MATCHES "^(python|package|fuzz|data|suppressions|support)$")
+    file(GLOB sources CONFIGURE_DEPENDS "${folder}/*.cpp")
+    millrace_test_if_any(${name}_suite ${name} ${sources})
+    if(TARGET ${name}_suite)
+      target_link_libraries(${name}_suite PRIVATE millrace_direct)
+    endif()
+  endif()
+endforeach()
+
+# Fuzz targets: NAME_fuzz.cpp with its corpus in tests/fuzz/corpus/NAME/.
+file(GLOB_RECURSE sources CONFIGURE_DEPENDS
+  "${CMAKE_CURRENT_SOURCE_DIR}/src/*_fuzz.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/tests/fuzz/*_fuzz.cpp")
+set(MILLRACE_FUZZ_TARGETS)
+foreach(source IN LISTS sources)
+  cmake_path(GET source STEM target)
+  string(REGEX REPLACE "_fuzz$" "" name "${target}")
+  list(APPEND MILLRACE_FUZZ_TARGETS ${target})
+  if(MILLRACE_FUZZ)
+    add_executable(${target} "${source}")
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+  else()
+    add_executable(${target} "${source}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/fuzz/replay_main.cpp")
+    add_test(NAME fuzz_corpus.${name}
+             COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/tests/fuzz/corpus/${name}")
+    set_tests_properties(fuzz_corpus.${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+  endif()
+  target_link_libraries(${target} PRIVATE millrace_core millrace_private millrace_flags)
+  millrace_sanitizer_options(${target})
+endforeach()
+file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/fuzz_targets.txt" CONTENT "${MILLRACE_FUZZ_TARGETS}\n")
+add_custom_target(fuzzers DEPENDS ${MILLRACE_FUZZ_TARGETS})
+
+# Examples see the public headers and nothing else.
+file(GLOB sources CONFIGURE_DEPENDS
+  "${CMAKE_CURRENT_SOURCE_DIR}/examples/*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/examples/*/*.cpp")
+foreach(source IN LISTS sources)
+  cmake_path(GET source STEM name)
+  add_executable(example_${name} "${source}")
+  target_link_libraries(example_${name} PRIVATE millrace_core millrace_flags)
+  millrace_sanitizer_options(example_${name} VENDOR)
+endforeach()
+
+add_custom_target(benchmarks)
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp")
+foreach(source IN LISTS sources)
+  cmake_path(GET source STEM name)
+  add_executable(bench_${name} "${source}")
+  target_link_libraries(bench_${name} PRIVATE millrace_core millrace_private millrace_direct millrace_flags)
+  millrace_sanitizer_options(bench_${name} VENDOR)
+  add_dependencies(benchmarks bench_${name})
+endforeach()
+
+# An outside project, built against an installed tree. Sanitizers would have to be asked for there as well.
+if(NOT MILLRACE_SANITIZE AND NOT MILLRACE_ROOMS_ONLY)
+  add_test(NAME package COMMAND "${CMAKE_COMMAND}" -D "build=${CMAKE_BINARY_DIR}" -D "generator=${CMAKE_GENERATOR}"
+           -D "make_program=${CMAKE_MAKE_PROGRAM}" -D "compiler=${CMAKE_CXX_COMPILER}"
+           -D "deps=${MILLRACE_DEPS_DIR}" -P "${CMAKE_CURRENT_SOURCE_DIR}/tests/package/check.cmake")
+  set_tests_properties(package PROPERTIES LABELS package TIMEOUT 300)
+endif()
+
+# Scripts as tests.
+find_package(Python3 3.11 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  add_test(NAME includes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tools/check_includes.py")
+  set_tests_properties(includes PROPERTIES LABELS style TIMEOUT 120)
+endif()

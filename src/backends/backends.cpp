@@ -1,0 +1,70 @@
+#include <algorithm>
+#include <array>
+
+#include "backends/backend.h"
+#include "backends/onnxruntime/onnxruntime.h"
+#include "backends/reference/reference.h"
+#include "base/text.h"
+
+namespace millrace {
+namespace {
+
+std::string known_names() {
+  std::vector<std::string_view> names = {"auto"};
+  for (const Backend& backend : backends()) names.push_back(backend.name);
+  return join(names, ", ");
+}
+
+std::string model_text(const ModelSpec& spec) { return concat("model ", quoted(std::string_view(spec.name))); }
+
+Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& spec, DeviceRef device) {
+  for (const Backend& backend : backends()) {
+    if (backend.name != requested) continue;
+    const Support support = backend.supports(spec, device);
+    if (support.supported) return BackendChoice{&backend, "asked for"};
+    return Error{ErrorCode::unsupported, concat(model_text(spec), ": backend \"", backend.name,
+                                                "\" cannot run it: ", support.reason)};
+  }
+  return Error{ErrorCode::not_found, concat("there is no backend ", quoted(requested), "; there are ", known_names())};
+}
+
+}  // namespace
+
+std::span<const Backend> backends() noexcept {
+  static const std::array list = {onnxruntime::backend(), reference::backend()};
+  return list;
+}
+
+std::vector<BackendInfo> backend_infos() {
+  std::vector<BackendInfo> infos;
+  for (const Backend& backend : backends()) infos.push_back(backend.info());
+  return infos;
+}
+
+Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec& spec, DeviceRef device) {
+  if (requested != "auto" && !requested.empty()) return choose_named(requested, spec, device);
+  const bool is_plan = spec.path.ends_with(".plan") || spec.path.ends_with(".engine");
+  if (is_plan) {
+    return Error{ErrorCode::unsupported,
+                 concat(model_text(spec), ": ", quoted(std::string_view(spec.path)),
+                        " is a TensorRT engine by its name, and the TensorRT backend is not in this build yet; "
+                        "load the ONNX file that it was built from")};
+  }
+  std::string reasons;
+  bool any_supports = false;
+  for (const Backend& backend : backends()) {
+    Support support = backend.supports(spec, device);
+    if (support.supported) {
+      BackendInfo info = backend.info();
+      if (info.usable) return BackendChoice{&backend, std::move(support.reason)};
+      any_supports = true;
+      support.reason = std::move(info.reason);
+    }
+    reasons += concat("\n  ", backend.name, ": ", support.reason);
+  }
+  return Error{any_supports ? ErrorCode::unavailable : ErrorCode::unsupported,
+               concat(model_text(spec), ": no backend can run ", quoted(std::string_view(spec.path)), " on ",
+                      to_string(device->id()), ":", reasons)};
+}
+
+}  // namespace millrace

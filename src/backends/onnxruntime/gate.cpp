@@ -1,0 +1,63 @@
+#include "backends/onnxruntime/gate.h"
+
+#include <algorithm>
+
+namespace millrace::onnxruntime {
+
+bool Gate::enter(Pass& pass, const std::atomic<bool>& ended) {
+  std::unique_lock lock(mutex_);
+  if (free_ > 0 && waiting_.empty()) {
+    --free_;
+    pass.state = Pass::State::inside;
+    return true;
+  }
+  pass.state = Pass::State::waiting;
+  waiting_.push_back(&pass);
+  pass.changed.wait(lock, [&] { return pass.state == Pass::State::inside || ended.load(); });
+  if (pass.state == Pass::State::inside) return true;
+  waiting_.erase(std::ranges::find(waiting_, &pass));
+  pass.state = Pass::State::outside;
+  return false;
+}
+
+void Gate::leave(Pass& pass) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (pass.state != Pass::State::inside) return;
+  pass.state = Pass::State::outside;
+  ++free_;
+  admit();
+}
+
+void Gate::wake(Pass& pass) noexcept {
+  const std::lock_guard lock(mutex_);
+  pass.changed.notify_all();
+}
+
+void Gate::set_capacity(int capacity) noexcept {
+  const std::lock_guard lock(mutex_);
+  free_ += capacity - capacity_;
+  capacity_ = capacity;
+  admit();
+}
+
+int Gate::capacity() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return capacity_;
+}
+
+int Gate::inside() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return capacity_ - free_;
+}
+
+void Gate::admit() noexcept {
+  while (free_ > 0 && !waiting_.empty()) {
+    Pass* const next = waiting_.front();
+    waiting_.pop_front();
+    next->state = Pass::State::inside;
+    next->changed.notify_all();
+    --free_;
+  }
+}
+
+}  // namespace millrace::onnxruntime

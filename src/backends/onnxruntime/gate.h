@@ -1,0 +1,47 @@
+// How many runs may compute at a time over all models: what keeps to the thread budget.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+namespace millrace::onnxruntime {
+
+/// Hands out passes in the order in which they were asked for, so that a busy model cannot keep another
+/// one out. Thread-safe.
+class Gate {
+ public:
+  /// A lane's way through the gate, again and again. Must not go while waiting or inside.
+  class Pass {
+   private:
+    friend class Gate;
+    enum class State { outside, waiting, inside };
+    // All under the gate's mutex.
+    State state = State::outside;
+    std::condition_variable changed;
+  };
+
+  explicit Gate(int capacity) : free_(capacity), capacity_(capacity) {}
+
+  /// Blocks until there is room. False when `ended` is set (and `wake` called) before that.
+  bool enter(Pass& pass, const std::atomic<bool>& ended);
+  /// Does nothing when the pass is not inside.
+  void leave(Pass& pass) noexcept;
+  /// Lets a waiting `enter` look at `ended`.
+  void wake(Pass& pass) noexcept;
+  /// Those inside beyond a smaller capacity stay until they leave.
+  void set_capacity(int capacity) noexcept;
+  [[nodiscard]] int capacity() const noexcept;
+  [[nodiscard]] int inside() const noexcept;
+
+ private:
+  void admit() noexcept;  // under mutex_
+
+  mutable std::mutex mutex_;
+  int free_;      // under mutex_; negative after a capacity became smaller
+  int capacity_;  // under mutex_
+  std::deque<Pass*> waiting_;  // under mutex_
+};
+
+}  // namespace millrace::onnxruntime

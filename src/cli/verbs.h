@@ -1,0 +1,39 @@
+// The verbs of the command line: one file each, which adds its options to the program and says what to do.
+#pragma once
+
+#include <functional>
+
+#include <CLI/CLI.hpp>
+
+#include <millrace/error.h>
+
+namespace millrace::cli {
+
+/// Exit codes of the program.
+inline constexpr int kFine = 0;
+inline constexpr int kFailed = 1;
+inline constexpr int kWrongUsage = 2;
+
+/// What `main` and the verbs share. A verb's parse callback sets `action`; `main` calls it once the whole
+/// command line is known to be good. It returns an exit code, or an error, which is printed as
+/// "millrace: error: MESSAGE" and makes the exit code 1.
+///
+/// What is wrong with the command line itself is thrown as `CLI::ValidationError` while parsing, or from
+/// the action as `UsageError`: either ends with exit code 2.
+struct Context {
+  std::function<Result<int>()> action;
+};
+
+/// Wrong usage that shows only after parsing; `what()` says what was expected and found.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+void add_devices(CLI::App& app, Context& context);
+void add_inspect(CLI::App& app, Context& context);
+void add_run(CLI::App& app, Context& context);
+void add_bench(CLI::App& app, Context& context);  // in bench.cpp
+void add_demo(CLI::App& app, Context& context);
+
+}  // namespace millrace::cli

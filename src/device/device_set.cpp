@@ -1,0 +1,67 @@
+#include <algorithm>
+#include <utility>
+
+#include <millrace/device.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "base/try.h"
+#include "device/host/host_device.h"
+#include "device/select_devices.h"
+
+namespace millrace {
+namespace {
+
+Result<std::vector<DeviceId>> devices_to_open(const std::vector<std::string>& names) {
+  const bool ask_driver = names.empty() || std::ranges::any_of(names, names_gpu);
+  const CudaStatus status = ask_driver ? cuda_status() : CudaStatus();
+  const auto gpus = status.visible_gpus > 0 ? visible_gpus() : std::vector<GpuIdentity>();
+  if (names.empty()) {
+    if (!gpus.empty()) {
+      log_info("this build counts GPUs but does not drive them yet: using host:0 in place of ",
+               gpus.size(), " visible");
+    }
+    return std::vector{DeviceId::host(0)};
+  }
+  return select_devices(names, gpus, status.reason);
+}
+
+Result<std::unique_ptr<Device>> open_device(DeviceId id, const DeviceSetOptions& options) {
+  if (id.kind == DeviceKind::cuda) {
+    return Error{ErrorCode::unsupported,
+                 concat("device ", id, ": this build counts GPUs but does not drive them yet; use ",
+                        "\"host\"")};
+  }
+  const auto index = static_cast<std::size_t>(id.index);
+  const auto own = index < options.host.size() ? options.host[index] : HostDeviceOptions();
+  if (!(own.slowness > 0)) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("device ", id, ": expected a slowness above 0, got ", own.slowness)};
+  }
+  return std::unique_ptr<Device>(std::make_unique<HostDevice>(id.index, own));
+}
+
+}  // namespace
+
+DeviceSet::DeviceSet() noexcept = default;
+DeviceSet::DeviceSet(DeviceSet&&) noexcept = default;
+DeviceSet& DeviceSet::operator=(DeviceSet&&) noexcept = default;
+DeviceSet::~DeviceSet() = default;
+
+Result<DeviceSet> DeviceSet::open(const DeviceSetOptions& options) {
+  MILLRACE_ASSIGN(const auto ids, devices_to_open(options.devices));
+  DeviceSet set;
+  for (DeviceId id : ids) {
+    MILLRACE_ASSIGN(auto device, open_device(id, options));
+    set.refs_.push_back(device.get());
+    set.owned_.push_back(std::move(device));
+  }
+  return set;
+}
+
+DeviceRef DeviceSet::find(DeviceId id) const noexcept {
+  const auto found = std::ranges::find_if(refs_, [&](DeviceRef device) { return device->id() == id; });
+  return found == refs_.end() ? nullptr : *found;
+}
+
+}  // namespace millrace

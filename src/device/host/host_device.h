@@ -1,0 +1,44 @@
+// The host standing in as a GPU: streams are threads, memory has a limit.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <millrace/device.h>
+
+#include "device/host/host_memory.h"
+
+namespace millrace {
+
+/// An asynchronous device made of threads. Its streams, events and memory are safe even when they outlive
+/// it, except `Buffer`, which frees through it.
+class HostDevice final : public Device {
+ public:
+  HostDevice(std::int32_t index, const HostDeviceOptions& options);
+
+  [[nodiscard]] const DeviceInfo& info() const noexcept override { return info_; }
+  [[nodiscard]] MemoryInfo memory() const override { return memory_->info(); }
+  [[nodiscard]] Result<Stream> new_stream(const StreamOptions& options) override;
+  [[nodiscard]] Result<Event> new_event(EventTiming timing) override;
+  [[nodiscard]] Result<Buffer> allocate(std::size_t bytes, MemoryKind kind) override;
+  /// Does nothing: `StreamRef::signal` wakes by itself.
+  Result<void> wake_after(EventRef event, Waker& waker) override;
+
+  /// How many times longer imitated work takes here.
+  [[nodiscard]] double slowness() const noexcept { return options_.slowness; }
+  [[nodiscard]] const std::shared_ptr<HostMemory>& memory_source() const noexcept { return memory_; }
+
+ protected:
+  void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
+
+ private:
+  const HostDeviceOptions options_;
+  const DeviceInfo info_;
+  const std::shared_ptr<HostMemory> memory_;
+  std::atomic<int> streams_made_{0};
+};
+
+/// Null when `device` is null or no host device.
+[[nodiscard]] HostDevice* as_host(DeviceRef device) noexcept;
+
+}  // namespace millrace

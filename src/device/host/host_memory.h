@@ -1,0 +1,35 @@
+// Memory of a host device, counted against its limit.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <string>
+
+#include "device/impl.h"
+
+namespace millrace {
+
+/// Ordinary memory, aligned to 256 bytes. Memory of kind `device` counts against the limit, as a GPU's
+/// own memory would; pinned memory is the host's and does not. Thread-safe.
+///
+/// Fresh memory is filled with 0xff (a NaN in every float type) in builds with assertions, so that what
+/// was never written shows.
+class HostMemory final : public MemorySource {
+ public:
+  HostMemory(DeviceId device, std::size_t limit_bytes) : device_(device), limit_bytes_(limit_bytes) {}
+
+  [[nodiscard]] Result<void*> allocate(std::size_t bytes, MemoryKind kind) override;
+  void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
+  [[nodiscard]] bool host_addressable(MemoryKind) const noexcept override { return true; }
+
+  [[nodiscard]] MemoryInfo info() const noexcept;
+
+ private:
+  [[nodiscard]] bool charge(std::size_t bytes) noexcept;
+
+  const DeviceId device_;
+  const std::size_t limit_bytes_;
+  std::atomic<std::size_t> used_bytes_{0};
+};
+
+}  // namespace millrace

@@ -1,0 +1,127 @@
+// The work of one host stream and the thread that does it.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <millrace/device.h>
+#include <millrace/error.h>
+
+#include "base/thread.h"
+#include "device/host/progress.h"
+#include "device/impl.h"
+
+namespace millrace {
+
+/// When a timed event was reached. Shared by the event and the tasks that will write it.
+struct EventTime {
+  std::mutex mutex;
+  std::uint64_t recorded = 0;  // how often the event was recorded
+  std::uint64_t written = 0;   // the recording that `time` belongs to
+  TimePoint time;
+};
+
+/// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that streams may
+/// go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point is a number.
+class HostQueue {
+ public:
+  struct Copy {
+    void* target;
+    const void* source;
+    std::size_t bytes;
+  };
+  struct Gather {
+    std::size_t first;  // in the pieces of the same batch
+    std::size_t count;
+  };
+  struct Fill {
+    void* target;
+    std::size_t bytes;
+    std::uint8_t value;
+  };
+  struct Run {
+    std::function<void()> task;
+  };
+  struct Stamp {
+    std::shared_ptr<EventTime> time;
+    std::uint64_t recording;
+  };
+  struct WaitForQueue {
+    std::shared_ptr<HostQueue> queue;
+    std::uint64_t count;
+  };
+  struct WaitForPoint {
+    std::shared_ptr<const StreamPoint> point;
+  };
+  struct Signal {
+    std::atomic<std::uint64_t>* word;
+    std::uint64_t value;
+    Waker* waker;
+  };
+  using Task = std::variant<Copy, Gather, Fill, Run, Stamp, WaitForQueue, WaitForPoint, Signal>;
+
+  /// Starts the thread. Errors: unavailable when the system has none to give.
+  [[nodiscard]] static Result<std::shared_ptr<HostQueue>> start(std::string name);
+
+  /// Each enqueues and returns the number of the task.
+  template <class Kind>
+  std::uint64_t push(Kind task) {
+    std::unique_lock lock(mutex_);
+    tasks_.emplace_back(std::move(task));
+    return pushed(std::move(lock));
+  }
+  std::uint64_t push_gather(std::span<const CopyPiece> pieces);
+
+  /// The number of the last task enqueued.
+  [[nodiscard]] std::uint64_t last() const noexcept { return last_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool reached(std::uint64_t count) const noexcept { return progress_.reached(count); }
+  void await(std::uint64_t count) noexcept { progress_.await(count); }
+  /// What a device that was waited for reported; stays once set.
+  [[nodiscard]] std::optional<Error> failure() const;
+  /// Whether the caller is a task of this queue.
+  [[nodiscard]] bool on_own_thread() const noexcept;
+
+  /// No task may follow. The thread ends when it has done those enqueued.
+  void close() noexcept;
+  /// Closes and waits for the thread to end. On the queue's own thread: as `abandon`.
+  void finish() noexcept;
+  /// Closes and leaves the thread to itself.
+  void abandon() noexcept;
+
+ private:
+  using Pieces = std::vector<CopyPiece>;
+
+  // Numbers the task just appended, unlocks, and wakes the thread if it sleeps.
+  std::uint64_t pushed(std::unique_lock<std::mutex> lock);
+  void work() noexcept;
+  // Swaps everything enqueued into the two empty vectors; sleeps for it. False: closed and empty.
+  bool take(std::vector<Task>& tasks, Pieces& pieces) noexcept;
+  void execute(Task& task, const Pieces& pieces) noexcept;
+  void fail(Error error) noexcept;
+
+  std::mutex mutex_;
+  std::vector<Task> tasks_;  // under mutex_
+  Pieces pieces_;            // under mutex_: those of the gathers in tasks_
+  bool asleep_ = false;      // under mutex_: the thread sleeps and nobody has woken it
+  bool closed_ = false;      // under mutex_
+  std::atomic<std::uint64_t> last_{0};  // written under mutex_
+
+  Waker waker_;
+  Progress progress_;
+  std::atomic<bool> failed_{false};
+  mutable std::mutex failure_mutex_;
+  std::optional<Error> failure_;  // under failure_mutex_
+  Thread thread_;                 // set before the queue is handed out
+};
+
+}  // namespace millrace

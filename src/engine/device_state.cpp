@@ -1,0 +1,654 @@
+#include "engine/device_state.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <future>
+
+#include "base/log.h"
+#include "base/text.h"
+
+namespace millrace {
+namespace {
+
+constexpr Duration kSpinAfterWork = std::chrono::microseconds(50);
+constexpr Duration kShortestLead = std::chrono::microseconds(20);
+constexpr Duration kLongestLead = std::chrono::milliseconds(2);
+constexpr MoveCost kHostMove{std::chrono::microseconds(5), 5e9};
+
+double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::uint64_t nanoseconds(Duration duration) {
+  return static_cast<std::uint64_t>(std::max<Duration::rep>(duration.count(), 0));
+}
+
+Duration smoothed(Duration known, Duration measured) { return known + (measured - known) / 8; }
+
+}  // namespace
+
+void TimelineRing::add(BatchTimeline timeline) {
+  std::lock_guard lock(mutex_);
+  if (ring_.size() < capacity_) {
+    ring_.push_back(std::move(timeline));
+  } else {
+    ring_[next_ % capacity_] = std::move(timeline);
+  }
+  ++next_;
+}
+
+std::vector<BatchTimeline> TimelineRing::copy() const {
+  std::lock_guard lock(mutex_);
+  std::vector<BatchTimeline> copy = ring_;
+  if (!copy.empty() && next_ > copy.size()) {
+    std::rotate(copy.begin(), copy.begin() + static_cast<std::ptrdiff_t>(next_ % copy.size()),
+                copy.end());
+  }
+  return copy;
+}
+
+// ------------------------------------------------------------------------------------------- life, commands
+
+DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
+                         TimelineRing& timelines)
+    : device_(device),
+      options_(options),
+      executor_(executor),
+      timelines_(timelines),
+      ledger_(*device),
+      pool_(*device, MemoryKind::device),
+      loader_("mr-loader-" + std::to_string(device->id().index)),
+      delivery_(executor) {
+  driver_ = Thread("mr-driver-" + std::to_string(device->id().index), [this] { loop(); });
+}
+
+DeviceState::~DeviceState() { stop(); }
+
+bool DeviceState::stop() {
+  if (driver_.joinable()) {
+    stop_.store(true, std::memory_order_release);
+    waker_.wake();
+    driver_.join();
+    for (const auto& plan : hung_) {
+      for (const auto& lane : plan->lanes) {
+        if (lane->quarantined) lane->lane->abandon();
+      }
+    }
+  }
+  return !hung_.empty();
+}
+
+void DeviceState::wake_before(TimePoint deadline) noexcept {
+  if (deadline.time_since_epoch().count() < sleeps_until_.load(std::memory_order_seq_cst)) {
+    waker_.wake();
+  }
+}
+
+void DeviceState::on_driver(std::function<void()> command) {
+  std::promise<void> done;
+  {
+    std::lock_guard lock(mutex_);
+    commands_.push_back([&] {
+      command();
+      done.set_value();
+    });
+    has_commands_.store(true, std::memory_order_seq_cst);
+  }
+  waker_.wake();
+  done.get_future().wait();
+}
+
+bool DeviceState::run_commands() {
+  if (!has_commands_.load(std::memory_order_acquire)) return false;
+  std::vector<std::function<void()>> commands;
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(commands_);
+    has_commands_.store(false, std::memory_order_release);
+  }
+  for (const auto& command : commands) command();
+  return true;
+}
+
+void DeviceState::publish(PlanState& plan) {
+  on_driver([&] { plans_.push_back(&plan); });
+}
+
+bool DeviceState::retire(std::unique_ptr<PlanState>& plan) {
+  bool idle = true;
+  on_driver([&] {
+    std::erase(plans_, plan.get());
+    for (const auto& lane : plan->lanes) idle = idle && lane->in_flight.empty();
+    if (!idle) hung_.push_back(std::move(plan));
+  });
+  return idle;
+}
+
+void DeviceState::give_up_on(PlanState& plan) {
+  on_driver([&] {
+    for (const auto& lane : plan.lanes) {
+      if (!lane->in_flight.empty() && !lane->quarantined) give_up(plan, *lane);
+    }
+  });
+}
+
+void DeviceState::loop() {
+  prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds: batching delays are of the order of the default slack
+  while (!stop_.load(std::memory_order_acquire)) {
+    bool worked = run_commands();
+    now_ = Clock::now();
+    look_again_ = TimePoint::max();
+    worked |= complete_finished();
+    check_overdue();
+    expire_requests();
+    worked |= launch_ready();
+    if (worked) last_work_ = now_;
+    wait();
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ completion
+
+bool DeviceState::complete_finished() {
+  bool any = false;
+  const auto look_at = [&](PlanState& plan) {
+    for (auto& lane : plan.lanes) {
+      while (!lane->in_flight.empty() && lane->in_flight.front()->finished()) {
+        complete(plan, *lane, *lane->in_flight.front());
+        any = true;
+      }
+    }
+  };
+  for (PlanState* plan : plans_) look_at(*plan);
+  if (!hung_.empty()) {
+    for (auto& plan : hung_) look_at(*plan);
+    bury_hung();
+  }
+  return any;
+}
+
+void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
+  now_ = Clock::now();
+  lane.in_flight.pop_front();
+  lane.last_progress = now_;
+  lane.terminating = false;
+  if (slot.given_up) {
+    slot.given_up = false;
+    slot.requests.clear();
+    slot.held.clear();
+  } else {
+    --in_flight_;
+    --plan.in_flight;
+    plan.figures->running.fetch_sub(1, std::memory_order_relaxed);
+    account(plan, lane, slot, now_);
+    answer_batch(plan, lane, slot, now_);
+  }
+  for (Lease& lease : slot.input_leases) lease.reset();
+  for (Lease& lease : slot.output_leases) lease.reset();
+  lane.idle_from = now_;
+  for (const BatchSlot* behind : lane.in_flight) lane.idle_from += behind->estimate;
+  if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
+  publish_load(plan);
+}
+
+void DeviceState::account(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
+  TimePoint started = std::max(slot.staged, lane.last_end);
+  TimePoint ended = now;
+  PlanState::Figures& figures = *plan.figures;
+  if (slot.sampled) {
+    const Result<TimePoint> in = slot.started.ref().time();
+    const Result<TimePoint> out = slot.copied_out.ref().time();
+    if (in && out) {
+      started = *in;
+      ended = *out;
+      // Until the driver is quick again after a stall, its own lag must not look like work to come.
+      if (slot.lane_was_idle) {
+        plan.lead = std::clamp(smoothed(plan.lead, 2 * (started - slot.picked)), kShortestLead,
+                               kLongestLead);
+      }
+    }
+  }
+  lane.last_end = ended;
+  const Duration took = std::max(ended - started, Duration::zero());
+  plan.times.learn(slot.items, took);
+  plan.virtual_time += seconds(took - slot.estimate) / plan.model->config().weight;
+  figures.device_time.fetch_add(took.count(), std::memory_order_relaxed);
+  figures.batches.fetch_add(1, std::memory_order_relaxed);
+  if (slot.key != kEager) figures.prepared.fetch_add(1, std::memory_order_relaxed);
+  if (slot.bound_in_place) figures.in_place.fetch_add(1, std::memory_order_relaxed);
+  figures.batch_items.record_alone(static_cast<std::uint64_t>(slot.items));
+}
+
+Response DeviceState::response_for(const PlanState& plan, const BatchSlot& slot,
+                                   RequestState& request, std::int64_t first_item) const {
+  Response response;
+  response.id = std::move(request.request.id);
+  response.device = device_->id();
+  response.lane = slot.lane->index;
+  response.batch_items = slot.items;
+  response.times = {request.submitted, slot.picked, slot.staged, now_};
+  const auto& infos = plan.plan_info().outputs;
+  const bool whole = slot.requests.size() == 1 && slot.items == slot.run_items;
+  const auto add = [&](std::size_t i, RequestedOutput* wanted) {
+    NamedTensor& output = response.outputs.emplace_back();
+    output.name = infos[i].name;
+    const TensorView& all = slot.outputs[i].allocate ? slot.outputs[i].view : slot.results[i];
+    output.view = whole || infos[i].batch_axis != 0 ? all : slice(all, first_item, request.items);
+    if (wanted && wanted->placement == OutputPlacement::target) {
+      output.view.data = wanted->target.data;
+      output.view.device = wanted->target.device;
+      output.lease = std::move(wanted->lease);
+      return;
+    }
+    const bool stays = wanted && wanted->placement == OutputPlacement::device;
+    output.view.device = stays ? device_->id() : DeviceId::host_memory();
+    output.lease = slot.output_leases[i];
+  };
+  if (request.wanted.empty()) {
+    for (std::size_t i = 0; i < infos.size(); ++i) add(i, nullptr);
+  } else {
+    for (std::size_t k = 0; k < request.wanted.size(); ++k) {
+      add(request.wanted[k], &request.request.outputs[k]);
+    }
+  }
+  return response;
+}
+
+/// Late outputs say their shape only now: one that does not have the batch's items cannot be shared out.
+static std::optional<Error> check_late_shapes(const PlanState& plan, const BatchSlot& slot) {
+  for (std::size_t i = 0; i < slot.outputs.size(); ++i) {
+    const TensorInfo& info = plan.plan_info().outputs[i];
+    const TensorView& view = slot.outputs[i].view;
+    if (!slot.outputs[i].allocate || info.batch_axis != 0) continue;
+    if (view.shape.rank() > 0 && view.shape[0] == slot.run_items) continue;
+    if (slot.requests.size() == 1 && slot.items == slot.run_items) continue;
+    return Error{ErrorCode::internal,
+                 concat("output \"", info.name, "\" came out as ", view.shape, " for a batch of ",
+                        slot.run_items, " items, so it cannot be shared out; set batching.max_items to 1")};
+  }
+  return std::nullopt;
+}
+
+void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint ended) {
+  ModelState& model = *plan.model;
+  PlanState::Figures& figures = *plan.figures;
+  std::optional<Error> error;
+  if (slot.status.failed()) {
+    error = slot.status.error();
+  } else {
+    error = check_late_shapes(plan, slot);
+  }
+  if (error) {
+    error->message = concat("model \"", model.config().name, "\" on ", device_->id(), ": ",
+                            error->message);
+  }
+  const auto record = [&figures](Phase phase, Duration took, std::uint64_t times) {
+    figures.phases[static_cast<std::size_t>(phase)].record_alone(nanoseconds(took), times);
+  };
+  const int count = static_cast<int>(slot.requests.size());
+  if (slot.sampled && !error) {
+    const auto weight = static_cast<std::uint64_t>(count);
+    const TimePoint started = slot.started.ref().time().value();
+    const TimePoint copied_in = slot.copied_in.ref().time().value();
+    const TimePoint computed = slot.computed.ref().time().value();
+    const TimePoint copied_out = slot.copied_out.ref().time().value();
+    record(Phase::stage, started - slot.picked, weight);
+    record(Phase::copy_in, copied_in - started, weight);
+    record(Phase::compute, computed - copied_in, weight);
+    record(Phase::copy_out, copied_out - computed, weight);
+    record(Phase::complete, ended - copied_out, weight);
+  }
+  std::int64_t first_item = 0;
+  for (RequestState* request : slot.requests) {
+    const std::int64_t items = request->items;
+    record(Phase::queue, slot.picked - request->submitted, 1);
+    record(Phase::total, ended - request->submitted, 1);
+    if (error) {
+      request->release_tensors();
+      model.answer(*request, *error, delivery_);
+    } else {
+      Response response = response_for(plan, slot, *request, first_item);
+      request->release_tensors();
+      model.answer(*request, std::move(response), delivery_);
+    }
+    first_item += items;
+  }
+  slot.requests.clear();
+  delivery_.flush(model.delivery_key());
+  if (timelines_.on()) trace(plan, slot, count, error.has_value(), ended);
+  if (error && error->scope == Scope::process) {
+    log_error(error->message, "; the process should be restarted");
+  }
+  (void)lane;
+}
+
+void DeviceState::trace(const PlanState& plan, const BatchSlot& slot, int requests, bool failed,
+                        TimePoint completed) {
+  BatchTimeline timeline;
+  timeline.model = plan.model->config().name;
+  timeline.device = device_->id();
+  timeline.lane = slot.lane->index;
+  timeline.slot = slot.index;
+  timeline.batch = slot.number;
+  timeline.items = slot.items;
+  timeline.requests = requests;
+  timeline.failed = failed;
+  timeline.submitted = slot.submitted;
+  timeline.picked = slot.picked;
+  timeline.staged = slot.staged;
+  timeline.completed = completed;
+  if (slot.sampled && !failed) {
+    timeline.started = slot.started.ref().time().value();
+    timeline.copied_in = slot.copied_in.ref().time().value();
+    timeline.computed = slot.computed.ref().time().value();
+    timeline.copied_out = slot.copied_out.ref().time().value();
+  }
+  timelines_.add(std::move(timeline));
+}
+
+// ---------------------------------------------------------------------------------------------------- faults
+
+void DeviceState::check_overdue() {
+  for (PlanState* plan : plans_) {
+    const Duration limit = plan->model->config().hang_timeout;
+    if (limit <= Duration::zero()) continue;
+    for (auto& lane : plan->lanes) {
+      if (lane->in_flight.empty() || lane->quarantined) continue;
+      const Duration grace = lane->terminating ? std::max<Duration>(limit / 4, std::chrono::seconds(1))
+                                               : Duration::zero();
+      const TimePoint overdue = lane->last_progress + limit + grace;
+      if (now_ < overdue) {
+        look_again_ = std::min(look_again_, overdue);
+        continue;
+      }
+      if (!lane->terminating && lane->traits.terminable && lane->lane->terminate()) {
+        lane->terminating = true;
+        log_warning("model \"", plan->model->config().name, "\" on ", device_->id(), ", lane ",
+                    lane->index, ": a batch did not finish within ", format_duration(limit),
+                    "; ending it");
+        look_again_ = std::min(look_again_, now_ + std::chrono::seconds(1));
+        continue;
+      }
+      give_up(*plan, *lane);
+    }
+  }
+}
+
+void DeviceState::give_up(PlanState& plan, LaneState& lane) {
+  ModelState& model = *plan.model;
+  const Error error{
+      ErrorCode::unavailable,
+      concat("model \"", model.config().name, "\" on ", device_->id(), ": lane ", lane.index,
+             " did not finish a batch within ", format_duration(model.config().hang_timeout),
+             " (hang_timeout); the lane is quarantined and its buffers are held until its stream passes"),
+      Scope::model};
+  log_error(error.message);
+  lane.quarantined = true;
+  for (BatchSlot* slot : lane.in_flight) {
+    slot->given_up = true;
+    for (RequestState* request : slot->requests) {
+      Lease engines = Lease::adopt(request);
+      slot->held.push_back(engines);
+      (void)engines.release();
+      model.answer(*request, error, delivery_);
+    }
+    delivery_.flush(model.delivery_key());
+    --in_flight_;
+    --plan.in_flight;
+    plan.figures->running.fetch_sub(1, std::memory_order_relaxed);
+  }
+  publish_load(plan);
+  if (!plan.usable.load(std::memory_order_acquire)) model.no_lane_left(error);
+}
+
+void DeviceState::quarantine_over(PlanState& plan, LaneState& lane) {
+  lane.quarantined = false;
+  if (std::find(plans_.begin(), plans_.end(), &plan) == plans_.end()) return;  // unloaded meanwhile
+  log_warning("model \"", plan.model->config().name, "\" on ", device_->id(), ": lane ", lane.index,
+              " passed after all and is back in use");
+  publish_load(plan);
+  plan.model->lane_back();
+}
+
+void DeviceState::bury_hung() {
+  for (auto plan = hung_.begin(); plan != hung_.end();) {
+    const bool passed = std::all_of((*plan)->lanes.begin(), (*plan)->lanes.end(),
+                                    [](const auto& lane) { return lane->in_flight.empty(); });
+    if (!passed) {
+      ++plan;
+      continue;
+    }
+    std::shared_ptr<PlanState> last(std::move(*plan));
+    plan = hung_.erase(plan);
+    loader_.post([last = std::move(last)]() mutable { last.reset(); });
+  }
+}
+
+void DeviceState::expire_requests() {
+  for (PlanState* plan : plans_) {
+    if (plan->model->queue().next_deadline() > now_) continue;
+    plan->model->expire(now_, delivery_);
+    delivery_.flush(plan->model->delivery_key());
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- launching
+
+LaneState* DeviceState::best_lane(PlanState& plan) const {
+  LaneState* best = nullptr;
+  for (auto& lane : plan.lanes) {
+    if (lane->quarantined || lane->terminating || lane->in_flight.size() >= lane->slots.size()) {
+      continue;
+    }
+    if (!best) {
+      best = lane.get();
+      continue;
+    }
+    // An idle lane before a busy one; of idle ones the last used, whose memory is warm; of busy ones the
+    // first to be free.
+    const bool idle = lane->in_flight.empty();
+    const bool best_idle = best->in_flight.empty();
+    if (idle != best_idle ? idle
+                          : (idle ? lane->last_used > best->last_used
+                                  : lane->idle_from < best->idle_from)) {
+      best = lane.get();
+    }
+  }
+  return best;
+}
+
+PullQuery DeviceState::query_for(PlanState& plan, const LaneState& lane) {
+  PullQuery query;
+  query.puller = device_->id();
+  query.now = now_;
+  query.lane_idle_from = lane.in_flight.empty() ? now_ : lane.idle_from;
+  query.lead = plan.lead;
+  query.batch_time = plan.times.estimate(plan.max_items());
+  query.move_cost = kHostMove;
+  loads_.clear();
+  if (plan.model->plans().size() > 1) {
+    for (const PlanState* other : plan.model->plans()) {
+      const TimePoint free_at{Duration(other->free_at.load(std::memory_order_relaxed))};
+      loads_.push_back({const_cast<PlanState*>(other)->device().device()->id(),
+                        other->usable.load(std::memory_order_relaxed),
+                        std::max(free_at - now_, Duration::zero())});
+    }
+  }
+  query.loads = loads_;
+  return query;
+}
+
+bool DeviceState::launch_ready() {
+  bool any = false;
+  const int cap = options_.max_batches_in_flight;
+  for (;;) {
+    if (cap > 0 && in_flight_ >= cap) return any;
+    // Plans with work and a lane; what the fair share needs is only looked up when they compete.
+    ready_plans_.clear();
+    for (PlanState* plan : plans_) {
+      plan->items_seen = plan->model->queue().items();
+      if (plan->items_seen > 0 && best_lane(*plan)) ready_plans_.push_back(plan);
+      if (plan->items_seen == 0 && plan->in_flight == 0) plan->active = false;
+    }
+    PlanState* chosen = ready_plans_.size() == 1 ? ready_plans_.front() : nullptr;
+    if (ready_plans_.size() > 1) {
+      ready_.clear();
+      std::size_t kept = 0;
+      for (PlanState* plan : ready_plans_) {
+        const PullAnswer offer = plan->model->queue().peek(query_for(*plan, *best_lane(*plan)));
+        if (offer.requests == 0) {
+          look_again_ = std::min(look_again_, offer.wait_until);
+          continue;
+        }
+        if (!plan->active) plan->virtual_time = std::max(plan->virtual_time, virtual_clock_);
+        ready_plans_[kept++] = plan;
+        ready_.push_back({plan->model->config().priority_class, offer.earliest_deadline,
+                          plan->virtual_time});
+      }
+      const PlanChoice choice = next_plan(ready_, {in_flight_, cap});
+      if (choice.plan) chosen = ready_plans_[*choice.plan];
+    }
+    if (!chosen || !launch_from(*chosen)) return any;
+    any = true;
+  }
+}
+
+bool DeviceState::launch_from(PlanState& plan) {
+  LaneState& lane = *best_lane(plan);
+  BatchSlot& slot = *lane.free_slot();
+  now_ = Clock::now();
+  const PullAnswer pulled = plan.model->queue().take(query_for(plan, lane), slot.requests);
+  if (pulled.requests == 0) {
+    look_again_ = std::min(look_again_, pulled.wait_until);
+    return false;
+  }
+  slot.items = pulled.items;
+  launch(plan, lane, slot, now_);
+  // What is left may be for a lane of another device.
+  if (plan.model->plans().size() > 1 && plan.model->queue().items() > 0) {
+    for (PlanState* other : plan.model->plans()) {
+      if (other != &plan && other->wake_at_items.load(std::memory_order_relaxed) <=
+                                plan.model->queue().items()) {
+        other->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
+        other->device().waker().wake();
+        break;
+      }
+    }
+  }
+  return true;
+}
+
+void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
+  slot.number = batches_++;
+  // Host events cost next to nothing; on a GPU each is a node in the stream.
+  slot.sampled = device_->id().kind == DeviceKind::host ||
+                 (options_.sample_every > 0 &&
+                  slot.number % static_cast<std::uint64_t>(options_.sample_every) == 0);
+  slot.picked = now;
+  slot.submitted = slot.requests.front()->submitted;
+  slot.estimate = plan.times.estimate(slot.items);
+  slot.lane_was_idle = lane.in_flight.empty();
+  ++slot.expected;
+  if (slot.lane_was_idle) lane.last_progress = now;
+  lane.idle_from = std::max(lane.idle_from, now) + slot.estimate;
+  lane.last_used = now;
+  lane.in_flight.push_back(&slot);
+  if (!plan.active) {
+    plan.active = true;
+    plan.virtual_time = std::max(plan.virtual_time, virtual_clock_);
+  }
+  virtual_clock_ = std::max(virtual_clock_, plan.virtual_time);
+  plan.virtual_time += seconds(slot.estimate) / plan.model->config().weight;
+  ++plan.in_flight;
+  ++in_flight_;
+  plan.figures->running.fetch_add(1, std::memory_order_relaxed);
+  publish_load(plan);
+  if (lane.thread) {
+    lane.thread->post([&plan, &slot] { plan.stage(slot); });
+  } else {
+    plan.stage(slot);
+  }
+}
+
+void DeviceState::publish_load(PlanState& plan) {
+  bool usable = false;
+  TimePoint free_at = TimePoint::max();
+  for (const auto& lane : plan.lanes) {
+    if (lane->quarantined) continue;
+    usable = true;
+    free_at = std::min(free_at, lane->in_flight.empty() ? TimePoint{} : lane->idle_from);
+  }
+  plan.free_at.store(free_at.time_since_epoch().count(), std::memory_order_relaxed);
+  plan.usable.store(usable, std::memory_order_release);
+}
+
+// --------------------------------------------------------------------------------------------------- waiting
+
+/// Says to submitters what is worth waking this driver for, and returns when it must wake by itself.
+TimePoint DeviceState::arm_wakes() {
+  TimePoint until = look_again_;
+  const bool capped =
+      options_.max_batches_in_flight > 0 && in_flight_ >= options_.max_batches_in_flight;
+  for (PlanState* plan : plans_) {
+    until = std::min(until, plan->model->queue().next_deadline());
+    const LaneState* lane = capped ? nullptr : best_lane(*plan);
+    std::int64_t at = INT64_MAX;
+    if (lane) {
+      const std::int64_t seen = plan->items_seen;
+      const auto& preferred = plan->batching().preferred_items;
+      const auto next = std::upper_bound(preferred.begin(), preferred.end(), seen);
+      const std::int64_t full = next == preferred.end() ? plan->max_items() : *next;
+      const TimePoint idle_soon =
+          lane->in_flight.empty() ? TimePoint::min() : lane->idle_from - plan->lead;
+      if (seen > 0) {
+        at = std::max(full, seen + 1);
+      } else if (idle_soon <= now_) {
+        at = 1;
+      } else {
+        at = full;
+        until = std::min(until, idle_soon);
+      }
+    }
+    plan->wake_at_items.store(at, std::memory_order_seq_cst);
+  }
+  return until;
+}
+
+bool DeviceState::something_to_do(TimePoint until) const {
+  if (has_commands_.load(std::memory_order_seq_cst)) return true;
+  for (const PlanState* plan : plans_) {
+    ModelQueue& queue = plan->model->queue();
+    if (queue.items() >= plan->wake_at_items.load(std::memory_order_relaxed)) return true;
+    if (queue.next_deadline() < until) return true;
+  }
+  return false;
+}
+
+void DeviceState::wait() {
+  const bool host = device_->id().kind == DeviceKind::host;
+  WaitMode mode = options_.wait;
+  if (mode == WaitMode::automatic) mode = host ? WaitMode::block : WaitMode::hybrid;
+  if (mode == WaitMode::spin ||
+      (mode == WaitMode::hybrid && (in_flight_ > 0 || now_ - last_work_ < kSpinAfterWork))) {
+    return;
+  }
+  const TimePoint until = arm_wakes();
+  sleeps_until_.store(until.time_since_epoch().count(), std::memory_order_seq_cst);
+  if (!something_to_do(until)) {
+    if (!host) {
+      for (PlanState* plan : plans_) {
+        for (auto& lane : plan->lanes) {
+          if (!lane->in_flight.empty()) {
+            (void)device_->wake_after(lane->in_flight.front()->done.ref(), waker_);
+          }
+        }
+      }
+    }
+    waker_.wait_until(until);
+  }
+  sleeps_until_.store(TimePoint::min().time_since_epoch().count(), std::memory_order_relaxed);
+  for (PlanState* plan : plans_) {
+    plan->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace millrace

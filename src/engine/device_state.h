@@ -1,0 +1,125 @@
+// One device of the engine: its driver, its loader, its memory.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include <millrace/engine.h>
+
+#include "base/thread.h"
+#include "device/block_pool.h"
+#include "device/ledger.h"
+#include "engine/model_state.h"
+#include "engine/plan_state.h"
+#include "engine/share.h"
+#include "engine/task_thread.h"
+
+namespace millrace {
+
+/// The latest timelines of an engine.
+class TimelineRing {
+ public:
+  explicit TimelineRing(std::size_t capacity) : capacity_(capacity) {}
+  [[nodiscard]] bool on() const noexcept { return capacity_ > 0; }
+  void add(BatchTimeline timeline);
+  [[nodiscard]] std::vector<BatchTimeline> copy() const;
+
+ private:
+  const std::size_t capacity_;
+  mutable std::mutex mutex_;
+  std::vector<BatchTimeline> ring_;
+  std::size_t next_ = 0;
+};
+
+/// The driver is the one thread that enqueues on the device. It never loads, allocates device memory, captures, copies payload
+/// or waits for a stream.
+class DeviceState {
+ public:
+  DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
+              TimelineRing& timelines);
+  ~DeviceState();
+  /// Stops the driver; all plans must have been retired. Returns whether lanes still hang: then this
+  /// object and its device must be kept for ever, since their streams may go on some day.
+  bool stop();
+
+  [[nodiscard]] DeviceRef device() const noexcept { return device_; }
+  [[nodiscard]] MemoryLedger& ledger() noexcept { return ledger_; }
+  [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  [[nodiscard]] Waker& waker() noexcept { return waker_; }
+  [[nodiscard]] TaskThread& loader() noexcept { return loader_; }
+
+  /// Makes the driver look again by `deadline`.
+  void wake_before(TimePoint deadline) noexcept;
+
+  /// From now on the driver serves `plan`, whose model is set. Waits until it does.
+  void publish(PlanState& plan);
+  /// The driver stops serving `plan`. Returns true when nothing of it is in flight any more, false when a
+  /// lane hangs: then the plan is kept until its streams pass, or for ever.
+  bool retire(std::unique_ptr<PlanState>& plan);
+  /// Answers what is in flight of `plan` as if its lanes hung.
+  void give_up_on(PlanState& plan);
+
+ private:
+  void loop();
+  void on_driver(std::function<void()> command);
+  bool run_commands();
+  bool complete_finished();
+  void complete(PlanState& plan, LaneState& lane, BatchSlot& slot);
+  void answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint ended);
+  Response response_for(const PlanState& plan, const BatchSlot& slot, RequestState& request,
+                        std::int64_t first_item) const;
+  void account(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
+  void trace(const PlanState& plan, const BatchSlot& slot, int requests, bool failed,
+             TimePoint completed);
+  void check_overdue();
+  void give_up(PlanState& plan, LaneState& lane);
+  void quarantine_over(PlanState& plan, LaneState& lane);
+  void bury_hung();
+  void expire_requests();
+  bool launch_ready();
+  bool launch_from(PlanState& plan);
+  LaneState* best_lane(PlanState& plan) const;
+  PullQuery query_for(PlanState& plan, const LaneState& lane);
+  void launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
+  void publish_load(PlanState& plan);
+  void wait();
+  [[nodiscard]] TimePoint arm_wakes();
+  [[nodiscard]] bool something_to_do(TimePoint until) const;
+
+  const DeviceRef device_;
+  const EngineOptions& options_;
+  Executor& executor_;
+  TimelineRing& timelines_;
+  MemoryLedger ledger_;
+  BlockPool pool_;
+  Waker waker_;
+  TaskThread loader_;
+
+  std::mutex mutex_;
+  std::vector<std::function<void()>> commands_;  // guarded by mutex_
+  std::atomic<bool> has_commands_{false};
+  std::atomic<bool> stop_{false};
+  /// When the driver wakes by itself; TimePoint::min() while it is awake.
+  std::atomic<Duration::rep> sleeps_until_{TimePoint::min().time_since_epoch().count()};
+
+  // The driver's.
+  std::vector<PlanState*> plans_;
+  std::vector<std::unique_ptr<PlanState>> hung_;  // unloaded, kept for their streams
+  int in_flight_ = 0;
+  std::uint64_t batches_ = 0;
+  double virtual_clock_ = 0;
+  TimePoint now_;
+  TimePoint look_again_;  // the earliest time at which a decision asked to be made again
+  TimePoint last_work_;
+  std::vector<DeviceLoad> loads_;
+  std::vector<PlanLoad> ready_;
+  std::vector<PlanState*> ready_plans_;
+  Delivery delivery_;
+
+  Thread driver_;
+};
+
+}  // namespace millrace

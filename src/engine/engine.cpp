@@ -1,0 +1,529 @@
+#include <millrace/engine.h>
+
+#include <sched.h>
+
+#include <algorithm>
+#include <future>
+#include <thread>
+
+#include "backends/backend.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "base/try.h"
+#include "engine/device_state.h"
+#include "engine/ensemble.h"
+#include "engine/model_state.h"
+
+namespace millrace {
+namespace {
+
+constexpr int kMostLanes = 256;
+constexpr int kMostSlots = 8;
+
+int usable_processors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
+  return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+}
+
+std::string name_from_path(const std::string& path) {
+  constexpr std::string_view kReference = "reference:";
+  if (path.starts_with(kReference)) {
+    const std::string kind = path.substr(kReference.size());
+    return kind.substr(0, kind.find('?'));
+  }
+  const std::size_t slash = path.find_last_of('/');
+  const std::string file = slash == std::string::npos ? path : path.substr(slash + 1);
+  return file.substr(0, file.find('.'));
+}
+
+Result<void> check_range(const char* what, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value >= low && value <= high) return {};
+  return Error{ErrorCode::invalid_argument,
+               concat(what, " is ", value, ", expected ", low, " to ", high)};
+}
+
+Result<void> check(const EngineOptions& options) {
+  MILLRACE_TRY(check_range("callback_threads", options.callback_threads, 1, 1024));
+  MILLRACE_TRY(check_range("max_batches_in_flight", options.max_batches_in_flight, 0, 1 << 20));
+  MILLRACE_TRY(check_range("sample_every", options.sample_every, 0, 1 << 30));
+  return check_range("cpu_threads", options.cpu_threads, 0, 4096);
+}
+
+Result<void> check(const ModelConfig& config) {
+  const auto invalid = [&config](const auto&... pieces) {
+    return Error{ErrorCode::invalid_argument, concat("model \"", config.name, "\": ", pieces...)};
+  };
+  if (config.name.empty()) {
+    return Error{ErrorCode::invalid_argument, "a model needs a name or a path"};
+  }
+  if (config.lanes < 0 || config.lanes > kMostLanes) {
+    return invalid("lanes is ", config.lanes, ", expected 0 (automatic) to ", kMostLanes);
+  }
+  if (config.slots < 1 || config.slots > kMostSlots) {
+    return invalid("slots is ", config.slots, ", expected 1 to ", kMostSlots);
+  }
+  if (!(config.weight > 0) || !(config.weight < 1e9)) {
+    return invalid("weight is ", config.weight, ", expected a positive number");
+  }
+  if (config.limits.max_requests == 0) return invalid("limits.max_requests is 0, expected 1 or more");
+  if (config.limits.max_bytes == 0) return invalid("limits.max_bytes is 0, expected 1 or more");
+  if (config.limits.default_timeout < Duration::zero()) return invalid("limits.default_timeout is negative");
+  if (config.batching.max_delay < Duration::zero()) return invalid("batching.max_delay is negative");
+  if (config.hang_timeout < Duration::zero()) return invalid("hang_timeout is negative");
+  return {};
+}
+
+/// What lanes that still hang may touch when their engine goes; see DeviceState::stop.
+struct Graveyard {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<DeviceState>> devices;
+  std::vector<DeviceSet> sets;
+  std::vector<std::shared_ptr<void>> engines;
+
+  static Graveyard& instance() {
+    static auto* graveyard = new Graveyard;
+    return *graveyard;
+  }
+};
+
+}  // namespace
+
+class EngineState {
+ public:
+  struct Entry {
+    std::shared_ptr<ModelState> model;
+    std::vector<std::unique_ptr<PlanState>> plans;
+    bool loading = true;
+    bool unloading = false;
+  };
+  /// What the devices refer to for as long as they live.
+  struct Shared {
+    explicit Shared(EngineOptions given)
+        : options(std::move(given)),
+          executor(options.callback_threads),
+          timelines(options.trace_capacity) {}
+    EngineOptions options;
+    Executor executor;
+    TimelineRing timelines;
+  };
+
+  EngineState(EngineOptions options, DeviceSet set)
+      : shared(std::make_shared<Shared>(std::move(options))), device_set(std::move(set)) {
+    for (DeviceRef device : device_set.devices()) {
+      devices.push_back(std::make_unique<DeviceState>(device, shared->options, shared->executor,
+                                                      shared->timelines));
+    }
+  }
+  ~EngineState();
+
+  Result<std::shared_ptr<ModelState>> load(ModelConfig config);
+  Result<void> unload(const std::string& name, Duration timeout);
+  std::shared_ptr<ModelState> find(const std::string& name);
+
+  std::shared_ptr<Shared> shared;
+  DeviceSet device_set;
+  std::vector<std::unique_ptr<DeviceState>> devices;
+
+  mutable std::mutex mutex;
+  std::map<std::string, Entry> models;  // guarded by mutex
+
+ private:
+  Result<std::vector<DeviceState*>> devices_for(const ModelConfig& config);
+  Result<std::vector<std::unique_ptr<PlanState>>> load_plans(const ModelConfig& config,
+                                                             std::span<DeviceState* const> on);
+  Result<std::shared_ptr<ModelState>> load_ensemble(ModelConfig config);
+  bool retire(std::vector<std::unique_ptr<PlanState>>& plans);
+  void publish(Entry& entry, std::shared_ptr<ModelState> model,
+               std::vector<std::unique_ptr<PlanState>> plans);
+};
+
+namespace {
+
+void destroy_on_loader(std::unique_ptr<PlanState> plan) {
+  DeviceState& device = plan->device();
+  device.loader().call([&plan] { plan.reset(); });
+}
+
+ModelInfo describe(const ModelConfig& config, std::span<const std::unique_ptr<PlanState>> plans) {
+  ModelInfo info;
+  const PlanState& first = *plans.front();
+  info.name = config.name;
+  info.path = config.path;
+  info.backend = first.backend_name();
+  info.backend_reason = first.backend_reason();
+  info.inputs = first.plan_info().inputs;
+  info.outputs = first.plan_info().outputs;
+  info.max_items = first.max_items();
+  info.metadata = first.plan_info().metadata;
+  for (const auto& plan : plans) info.placements.push_back(plan->placement());
+  return info;
+}
+
+}  // namespace
+
+Result<std::vector<DeviceState*>> EngineState::devices_for(const ModelConfig& config) {
+  std::vector<DeviceState*> chosen;
+  if (config.devices.empty()) {
+    for (const auto& device : devices) chosen.push_back(device.get());
+    return chosen;
+  }
+  for (const DeviceId id : config.devices) {
+    const auto at = std::find_if(devices.begin(), devices.end(), [id](const auto& device) {
+      return device->device()->id() == id;
+    });
+    if (at == devices.end()) {
+      std::string known;
+      for (const auto& device : devices) known += " " + to_string(device->device()->id());
+      return Error{ErrorCode::not_found, concat("model \"", config.name, "\": device ", id,
+                                                " is not one of this engine's:", known)};
+    }
+    if (std::find(chosen.begin(), chosen.end(), at->get()) != chosen.end()) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("model \"", config.name, "\": device ", id, " is named twice")};
+    }
+    chosen.push_back(at->get());
+  }
+  return chosen;
+}
+
+Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
+    const ModelConfig& config, std::span<DeviceState* const> on) {
+  ModelSpec spec;
+  spec.name = config.name;
+  spec.path = config.path;
+  spec.content = config.content;
+  spec.options = config.options;
+  spec.max_items = config.batching.max_items;
+  spec.lanes = config.lanes;
+  spec.cpu_threads = shared->options.cpu_threads;
+
+  std::vector<std::unique_ptr<PlanState>> plans;
+  std::vector<std::future<Result<void>>> loads;
+  for (DeviceState* device : on) {
+    plans.push_back(std::make_unique<PlanState>(*device, config));
+    auto promise = std::make_shared<std::promise<Result<void>>>();
+    loads.push_back(promise->get_future());
+    device->loader().post([&spec, plan = plans.back().get(), promise] {
+      try {
+        promise->set_value(plan->load(spec));
+      } catch (const std::exception& error) {
+        promise->set_value(Error{ErrorCode::internal,
+                                 concat("model \"", spec.name, "\": loading threw: ", error.what())});
+      }
+    });
+  }
+  std::optional<Error> error;
+  for (auto& load : loads) {
+    Result<void> loaded = load.get();
+    if (!loaded && !error) error = std::move(loaded).error();
+  }
+  if (!error) return plans;
+  for (auto& plan : plans) destroy_on_loader(std::move(plan));
+  if (error->message.find('"' + config.name + '"') == std::string::npos) {
+    error->message = concat("model \"", config.name, "\": ", error->message);
+  }
+  return *std::move(error);
+}
+
+Result<std::shared_ptr<ModelState>> EngineState::load_ensemble(ModelConfig config) {
+  MILLRACE_ASSIGN(Ensemble::Plan plan, Ensemble::make(config, [this](const std::string& name) {
+                    return find(name);
+                  }));
+  config.batching.max_items = plan.info.max_items;
+  auto model = std::make_shared<ModelState>(std::move(config), std::move(plan.info),
+                                            shared->executor, std::vector<DeviceId>());
+  model->set_ensemble(std::move(plan.ensemble));
+  return model;
+}
+
+Result<std::shared_ptr<ModelState>> EngineState::load(ModelConfig config) {
+  if (config.name.empty()) config.name = name_from_path(config.path);
+  MILLRACE_TRY(check(config));
+  MILLRACE_ASSIGN(const std::vector<DeviceState*> on, devices_for(config));
+  {
+    std::lock_guard lock(mutex);
+    if (!models.try_emplace(config.name).second) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("a model \"", config.name, "\" is loaded already; unload it or choose another name")};
+    }
+  }
+  const std::string name = config.name;
+  const auto take_back = [&] {
+    std::lock_guard lock(mutex);
+    models.erase(name);
+  };
+
+  std::shared_ptr<ModelState> model;
+  std::vector<std::unique_ptr<PlanState>> plans;
+  if (!config.ensemble.empty()) {
+    Result<std::shared_ptr<ModelState>> ensemble = load_ensemble(std::move(config));
+    if (!ensemble) {
+      take_back();
+      return std::move(ensemble).error();
+    }
+    model = std::move(ensemble).value();
+  } else {
+    Result<std::vector<std::unique_ptr<PlanState>>> loaded = load_plans(config, on);
+    if (!loaded) {
+      take_back();
+      return std::move(loaded).error();
+    }
+    plans = std::move(loaded).value();
+    ModelInfo info = describe(config, plans);
+    config.batching = plans.front()->batching();
+    std::vector<DeviceId> ids;
+    for (DeviceState* device : on) ids.push_back(device->device()->id());
+    model = std::make_shared<ModelState>(std::move(config), std::move(info), shared->executor,
+                                         std::move(ids));
+    std::vector<PlanState*> refs;
+    for (auto& plan : plans) {
+      plan->model = model.get();
+      refs.push_back(plan.get());
+    }
+    model->set_plans(std::move(refs));
+    for (auto& plan : plans) plan->device().publish(*plan);
+  }
+  std::lock_guard lock(mutex);
+  Entry& entry = models[name];
+  entry.model = model;
+  entry.plans = std::move(plans);
+  entry.loading = false;
+  return model;
+}
+
+std::shared_ptr<ModelState> EngineState::find(const std::string& name) {
+  std::lock_guard lock(mutex);
+  const auto at = models.find(name);
+  return at == models.end() || at->second.loading ? nullptr : at->second.model;
+}
+
+/// True when nothing hangs.
+bool EngineState::retire(std::vector<std::unique_ptr<PlanState>>& plans) {
+  bool clean = true;
+  for (auto& plan : plans) {
+    DeviceState& device = plan->device();
+    if (device.retire(plan)) {
+      destroy_on_loader(std::move(plan));
+    } else {
+      clean = false;
+    }
+  }
+  plans.clear();
+  return clean;
+}
+
+Result<void> EngineState::unload(const std::string& name, Duration timeout) {
+  const TimePoint until = Clock::now() + timeout;
+  std::shared_ptr<ModelState> model = find(name);
+  if (!model) {
+    return Error{ErrorCode::not_found, concat("no model \"", name, "\" is loaded")};
+  }
+  {
+    std::lock_guard lock(mutex);
+    for (const auto& [other, entry] : models) {
+      if (entry.model && entry.model->ensemble() && entry.model->ensemble()->uses(*model)) {
+        return Error{ErrorCode::unavailable,
+                     concat("model \"", name, "\" is part of the ensemble \"", other,
+                            "\"; unload that first")};
+      }
+    }
+  }
+  model->close({ErrorCode::unavailable, concat("model \"", name, "\" is being unloaded")});
+  for (const auto& device : devices) device->waker().wake();  // held-back batches go now
+  if (!model->wait_idle(until)) {
+    return Error{ErrorCode::deadline_exceeded,
+                 concat("model \"", name, "\" still has ", model->outstanding(),
+                        " requests queued or running after ", format_duration(timeout),
+                        "; it stays unloading: call again")};
+  }
+  std::vector<std::unique_ptr<PlanState>> plans;
+  {
+    std::lock_guard lock(mutex);
+    const auto at = models.find(name);
+    if (at == models.end() || at->second.model != model || at->second.unloading) {
+      return Error{ErrorCode::not_found, concat("model \"", name, "\" is being unloaded by another thread")};
+    }
+    at->second.unloading = true;
+    plans = std::move(at->second.plans);
+  }
+  const bool clean = retire(plans);
+  {
+    std::lock_guard lock(mutex);
+    models.erase(name);
+  }
+  if (clean) return {};
+  return Error{ErrorCode::unavailable,
+               concat("model \"", name, "\" is gone, but a lane of it hangs; its memory is held until the "
+                      "lane's stream passes"),
+               Scope::model};
+}
+
+EngineState::~EngineState() {
+  std::map<std::string, Entry> all;
+  {
+    std::lock_guard lock(mutex);
+    all.swap(models);
+  }
+  const Error gone{ErrorCode::cancelled, "the engine is shutting down"};
+  for (auto& [name, entry] : all) {
+    if (entry.model) entry.model->close(gone);
+  }
+  for (auto& [name, entry] : all) {
+    if (entry.model) entry.model->fail_waiting(gone);
+  }
+  const TimePoint until = Clock::now() + shared->options.shutdown_timeout;
+  for (auto& [name, entry] : all) {
+    if (!entry.model || entry.model->wait_idle(until)) continue;
+    for (auto& plan : entry.plans) plan->device().give_up_on(*plan);
+  }
+  for (auto& [name, entry] : all) {
+    if (entry.model && !entry.model->wait_idle(std::max(until, Clock::now() + std::chrono::seconds(1)))) {
+      log_error("model \"", name, "\": ", entry.model->outstanding(),
+                " requests are unanswered at shutdown: a callback does not return");
+    }
+  }
+  for (auto& [name, entry] : all) retire(entry.plans);
+  bool hung = false;
+  Graveyard& graveyard = Graveyard::instance();
+  for (auto& device : devices) {
+    if (!device->stop()) continue;
+    hung = true;
+    std::lock_guard lock(graveyard.mutex);
+    graveyard.devices.push_back(std::move(device));
+  }
+  devices.clear();
+  if (hung) {
+    std::lock_guard lock(graveyard.mutex);
+    graveyard.sets.push_back(std::move(device_set));
+    graveyard.engines.push_back(shared);
+  }
+}
+
+// -------------------------------------------------------------------------------------------- the public API
+
+/// What the public classes may do with the engine's own.
+class EngineAccess {
+ public:
+  static Model model(std::shared_ptr<ModelState> state) { return Model(std::move(state)); }
+  static Ticket ticket(Lease lease, RequestState* state) { return Ticket(std::move(lease), state); }
+  static Future future(Lease lease, RequestState* state) {
+    return Future(Ticket(std::move(lease), state));
+  }
+  static Future failed(Error error) {
+    RequestState* state = RequestState::make();
+    (void)state->claim(RequestState::Stage::answered);
+    state->answer.emplace(std::move(error));
+    state->fulfil();
+    return future(Lease::adopt(state), state);
+  }
+};
+
+bool Ticket::cancel() noexcept {
+  if (!state_ || !state_->claim(RequestState::Stage::withdrawn)) return false;
+  return state_->model->cancel(*state_);
+}
+
+bool Future::ready() const noexcept { return ticket_.state_ && ticket_.state_->fulfilled(); }
+
+void Future::wait() const noexcept { (void)wait_until(TimePoint::max()); }
+
+bool Future::wait_until(TimePoint until) const noexcept {
+  return ticket_.state_ && ticket_.state_->wait(until);
+}
+
+Result<Response> Future::get() {
+  if (!ticket_.state_) {
+    return Error{ErrorCode::invalid_argument, "this future has no response (moved from, or read before)"};
+  }
+  wait();
+  const Ticket ticket = std::exchange(ticket_, Ticket());
+  return std::move(*ticket.state_->answer);
+}
+
+const ModelInfo& Model::info() const noexcept { return state_->info(); }
+
+Future Model::submit(Request request) const {
+  RequestState* state = nullptr;
+  Result<Lease> lease = state_->submit(std::move(request), nullptr, &state);
+  if (!lease) return EngineAccess::failed(std::move(lease).error());
+  return EngineAccess::future(std::move(lease).value(), state);
+}
+
+Result<Ticket> Model::submit(Request request, Callback callback) const {
+  if (!callback) {
+    return Error{ErrorCode::invalid_argument, "submit: the callback is empty"};
+  }
+  RequestState* state = nullptr;
+  MILLRACE_ASSIGN(Lease lease, state_->submit(std::move(request), std::move(callback), &state));
+  return EngineAccess::ticket(std::move(lease), state);
+}
+
+Result<Response> Model::infer(Request request) const { return submit(std::move(request)).get(); }
+
+ModelStatistics Model::statistics() const { return state_->statistics(); }
+
+Engine::Engine(std::unique_ptr<EngineState> state) noexcept : state_(std::move(state)) {}
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
+
+Result<Engine> Engine::create(EngineOptions options) {
+  MILLRACE_TRY(check(options));
+  if (options.cpu_threads == 0) options.cpu_threads = usable_processors();
+  MILLRACE_ASSIGN(DeviceSet devices, DeviceSet::open(options.devices));
+  return Engine(std::make_unique<EngineState>(std::move(options), std::move(devices)));
+}
+
+Result<Model> Engine::load(ModelConfig config) {
+  MILLRACE_ASSIGN(std::shared_ptr<ModelState> model, state_->load(std::move(config)));
+  return EngineAccess::model(std::move(model));
+}
+
+Result<void> Engine::unload(std::string_view name, Duration timeout) {
+  return state_->unload(std::string(name), timeout);
+}
+
+Result<Model> Engine::find(std::string_view name) const {
+  if (std::shared_ptr<ModelState> model = state_->find(std::string(name))) {
+    return EngineAccess::model(std::move(model));
+  }
+  return Error{ErrorCode::not_found, concat("no model \"", name, "\" is loaded")};
+}
+
+std::vector<std::string> Engine::model_names() const {
+  std::lock_guard lock(state_->mutex);
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : state_->models) {
+    if (!entry.loading) names.push_back(name);
+  }
+  return names;
+}
+
+Result<void> Engine::drain(Duration timeout) {
+  const TimePoint until = Clock::now() + timeout;
+  for (const std::string& name : model_names()) {
+    const std::shared_ptr<ModelState> model = state_->find(name);
+    if (model && !model->wait_idle(until)) {
+      return Error{ErrorCode::deadline_exceeded,
+                   concat("model \"", name, "\" still has ", model->outstanding(),
+                          " requests queued or running after ", format_duration(timeout))};
+    }
+  }
+  return {};
+}
+
+std::span<const DeviceRef> Engine::devices() const noexcept { return state_->device_set.devices(); }
+
+std::vector<DeviceReport> Engine::device_reports() const {
+  std::vector<DeviceReport> reports;
+  for (const auto& device : state_->devices) {
+    reports.push_back(
+        {device->device()->info(), device->device()->memory(), device->ledger().held()});
+  }
+  return reports;
+}
+
+std::vector<BatchTimeline> Engine::timelines() const { return state_->shared->timelines.copy(); }
+
+}  // namespace millrace

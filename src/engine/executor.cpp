@@ -1,0 +1,72 @@
+#include "engine/executor.h"
+
+#include "base/log.h"
+#include "engine/model_state.h"
+
+namespace millrace {
+namespace {
+
+void run_callback(RequestState& state) noexcept {
+  ModelState& model = *state.model;
+  const Lease engines = Lease::adopt(&state);
+  try {
+    state.callback(std::move(*state.answer), true);
+  } catch (const std::exception& error) {
+    log_error("model \"", model.config().name, "\": a callback threw: ", error.what());
+  } catch (...) {
+    log_error("model \"", model.config().name, "\": a callback threw");
+  }
+  state.callback = nullptr;
+  state.answer.reset();
+  model.finished_one();
+}
+
+}  // namespace
+
+Executor::Executor(int threads) {
+  for (int i = 0; i < threads; ++i) {
+    auto worker = std::make_unique<Worker>();
+    worker->thread =
+        Thread("mr-callback-" + std::to_string(i), [raw = worker.get()] { raw->loop(); });
+    workers_.push_back(std::move(worker));
+  }
+}
+
+Executor::~Executor() {
+  for (auto& worker : workers_) {
+    worker->stop.store(true, std::memory_order_release);
+    worker->waker.wake();
+    worker->thread.join();
+  }
+}
+
+void Executor::post(std::size_t key, std::vector<RequestState*>& answered) {
+  if (answered.empty()) return;
+  Worker& worker = *workers_[key % workers_.size()];
+  {
+    std::lock_guard lock(worker.mutex);
+    worker.answered.insert(worker.answered.end(), answered.begin(), answered.end());
+  }
+  answered.clear();
+  worker.waker.wake();
+}
+
+void Executor::Worker::loop() {
+  std::vector<RequestState*> batch;
+  for (;;) {
+    const bool stopping = stop.load(std::memory_order_acquire);
+    {
+      std::lock_guard lock(mutex);
+      batch.swap(answered);
+    }
+    if (batch.empty()) {
+      if (stopping) return;
+      waker.wait_until(TimePoint::max());
+      continue;
+    }
+    for (RequestState* state : batch) run_callback(*state);
+    batch.clear();
+  }
+}
+
+}  // namespace millrace

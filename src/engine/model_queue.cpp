@@ -1,0 +1,218 @@
+#include "engine/model_queue.h"
+
+#include <algorithm>
+
+namespace millrace {
+namespace {
+
+/// How many waiting requests one look considers beyond a full batch, so that a queue of many shapes
+/// does not make every look as long as the queue.
+constexpr std::size_t kLookBeyond = 64;
+
+}  // namespace
+
+ModelQueue::ModelQueue(std::string model, const QueueLimits& limits, const BatchPolicy& batching,
+                       std::vector<DeviceId> devices)
+    : model_(std::move(model)),
+      limits_(limits),
+      batching_(batching),
+      devices_(std::move(devices)) {}
+
+std::size_t ModelQueue::location_of(DeviceId device) const noexcept {
+  for (std::size_t i = 0; i < devices_.size(); ++i) {
+    if (devices_[i] == device) return i + 1;
+  }
+  return 0;
+}
+
+Result<void> ModelQueue::admit(const RequestState& request) const {
+  if (closed_) return *closed_;
+  if (requests() >= limits_.max_requests) {
+    return Error{ErrorCode::queue_full,
+                 "the queue of model \"" + model_ + "\" holds " +
+                     std::to_string(limits_.max_requests) +
+                     " requests, its limit (limits.max_requests); try again later"};
+  }
+  // A request larger than the whole limit is let in alone, or it could never run.
+  if (requests() > 0 && bytes() + request.bytes > limits_.max_bytes) {
+    return Error{ErrorCode::queue_full, "the queue of model \"" + model_ + "\" holds " +
+                                            std::to_string(bytes()) + " of at most " +
+                                            std::to_string(limits_.max_bytes) +
+                                            " bytes (limits.max_bytes); try again later"};
+  }
+  return {};
+}
+
+ModelQueue::Level& ModelQueue::level_of(int priority) {
+  auto at = std::find_if(levels_.begin(), levels_.end(),
+                         [priority](const Level& level) { return level.priority <= priority; });
+  if (at != levels_.end() && at->priority == priority) return *at;
+  Level level;
+  level.priority = priority;
+  level.locations.resize(devices_.size() + 1);
+  return *levels_.insert(at, std::move(level));
+}
+
+void ModelQueue::link(RequestState& request) {
+  request.sequence = next_sequence_++;
+  Level& level = level_of(request.request.priority);
+  level.locations[request.location].push_back(request);
+  ++level.requests;
+  requests_.store(requests() + 1, std::memory_order_relaxed);
+  bytes_.store(bytes() + request.bytes, std::memory_order_relaxed);
+  items_.store(items() + request.items, std::memory_order_seq_cst);
+  if (request.deadline != TimePoint::max()) {
+    by_deadline_.push(request);
+    publish_deadline();
+  }
+}
+
+void ModelQueue::unlink(RequestState& request) {
+  const auto level =
+      std::find_if(levels_.begin(), levels_.end(), [&request](const Level& candidate) {
+        return candidate.priority == request.request.priority;
+      });
+  level->locations[request.location].remove(request);
+  if (--level->requests == 0 && levels_.size() > 1) levels_.erase(level);
+  requests_.store(requests() - 1, std::memory_order_relaxed);
+  bytes_.store(bytes() - request.bytes, std::memory_order_relaxed);
+  items_.store(items() - request.items, std::memory_order_seq_cst);
+  if (request.in_deadlines.in_heap()) {
+    by_deadline_.remove(request);
+    publish_deadline();
+  }
+}
+
+BatchDecision ModelQueue::offer(const PullQuery& query) {
+  offered_.clear();
+  waiting_.clear();
+  QueueSnapshot snapshot;
+  std::int64_t items = 0;
+  std::size_t looked_at = 0;
+  TimePoint ask_again = TimePoint::max();
+  const std::size_t look_limit = static_cast<std::size_t>(batching_.max_items) + kLookBeyond;
+
+  for (const Level& level : levels_) {
+    cursors_.clear();
+    for (const List& list : level.locations) {
+      RequestState* head = list.front();
+      if (head && head->location > 0) {
+        const PullDecision pull =
+            choose_pull(devices_[head->location - 1], head->bytes, query.puller, query.loads,
+                        query.move_cost, query.now);
+        if (!pull.pull) {
+          ask_again = std::min(ask_again, pull.ask_again);
+          head = nullptr;
+        }
+      }
+      if (head) cursors_.push_back(head);
+    }
+    while (!cursors_.empty() && !snapshot.more_behind && looked_at < look_limit) {
+      const auto first = std::min_element(
+          cursors_.begin(), cursors_.end(),
+          [](const RequestState* a, const RequestState* b) { return a->sequence < b->sequence; });
+      RequestState* request = *first;
+      if (RequestState* next = List::next(*request)) {
+        *first = next;
+      } else {
+        cursors_.erase(first);
+      }
+      ++looked_at;
+      if (request->stage.load(std::memory_order_relaxed) != RequestState::Stage::queued) continue;
+      if (!offered_.empty() && request->shape_key != offered_.front()->shape_key) continue;
+      if (items + request->items > batching_.max_items) {
+        snapshot.more_behind = true;
+        break;
+      }
+      items += request->items;
+      offered_.push_back(request);
+      waiting_.push_back({request->items, request->submitted, request->deadline});
+    }
+  }
+
+  snapshot.waiting = waiting_;
+  snapshot.nothing_will_come = closed_.has_value() || requests() >= limits_.max_requests;
+  snapshot.lane_idle_from = query.lane_idle_from;
+  snapshot.lead = query.lead;
+  snapshot.batch_time = query.batch_time;
+  BatchDecision decision = next_batch(snapshot, query.now, batching_);
+  if (decision.take == 0) decision.wait_until = std::min(decision.wait_until, ask_again);
+  return decision;
+}
+
+PullAnswer ModelQueue::peek(const PullQuery& query) {
+  std::lock_guard lock(mutex_);
+  const BatchDecision decision = offer(query);
+  PullAnswer answer{decision.take, decision.items, decision.wait_until};
+  for (std::size_t i = 0; i < decision.take; ++i) {
+    answer.earliest_deadline = std::min(answer.earliest_deadline, waiting_[i].deadline);
+  }
+  return answer;
+}
+
+PullAnswer ModelQueue::take(const PullQuery& query, std::vector<RequestState*>& batch) {
+  std::lock_guard lock(mutex_);
+  const BatchDecision decision = offer(query);
+  PullAnswer answer{0, 0, decision.wait_until};
+  for (std::size_t i = 0; i < decision.take; ++i) {
+    RequestState* request = offered_[i];
+    if (!request->claim(RequestState::Stage::running)) continue;  // just cancelled
+    unlink(*request);
+    batch.push_back(request);
+    ++answer.requests;
+    answer.items += request->items;
+    answer.earliest_deadline = std::min(answer.earliest_deadline, request->deadline);
+  }
+  return answer;
+}
+
+void ModelQueue::remove(RequestState& request) {
+  std::lock_guard lock(mutex_);
+  if (request.in_list.linked()) unlink(request);
+}
+
+void ModelQueue::take_expired(TimePoint now, std::vector<RequestState*>& expired) {
+  std::lock_guard lock(mutex_);
+  while (!by_deadline_.empty() && by_deadline_.top()->deadline <= now) {
+    RequestState* request = by_deadline_.top();
+    if (request->claim(RequestState::Stage::withdrawn)) {
+      unlink(*request);
+      expired.push_back(request);
+    } else {  // being cancelled: its canceller takes it out of the lists
+      by_deadline_.pop();
+      publish_deadline();
+    }
+  }
+}
+
+void ModelQueue::take_all(std::vector<RequestState*>& all) {
+  std::lock_guard lock(mutex_);
+  std::vector<RequestState*> waiting;
+  for (const Level& level : levels_) {
+    for (const List& list : level.locations) {
+      for (RequestState& request : list) waiting.push_back(&request);
+    }
+  }
+  for (RequestState* request : waiting) {
+    if (!request->claim(RequestState::Stage::withdrawn)) continue;
+    unlink(*request);
+    all.push_back(request);
+  }
+}
+
+void ModelQueue::close(Error reason) {
+  std::lock_guard lock(mutex_);
+  closed_ = std::move(reason);
+}
+
+void ModelQueue::reopen() {
+  std::lock_guard lock(mutex_);
+  closed_.reset();
+}
+
+void ModelQueue::publish_deadline() {
+  const TimePoint next = by_deadline_.empty() ? TimePoint::max() : by_deadline_.top()->deadline;
+  next_deadline_.store(next.time_since_epoch().count(), std::memory_order_relaxed);
+}
+
+}  // namespace millrace

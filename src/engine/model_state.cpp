@@ -1,0 +1,440 @@
+#include "engine/model_state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/text.h"
+#include "base/try.h"
+#include "engine/device_state.h"
+#include "engine/ensemble.h"
+#include "engine/plan_state.h"
+
+namespace millrace {
+namespace {
+
+const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, std::string_view name) {
+  const auto at = std::find_if(tensors.begin(), tensors.end(),
+                               [name](const TensorInfo& info) { return info.name == name; });
+  return at == tensors.end() ? nullptr : &*at;
+}
+
+std::string names_of(const std::vector<TensorInfo>& tensors) {
+  std::string names;
+  for (const TensorInfo& info : tensors) {
+    if (!names.empty()) names += ", ";
+    names += '"' + info.name + '"';
+  }
+  return names;
+}
+
+std::string pattern_text(const TensorInfo& info) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < info.shape.rank(); ++i) {
+    if (i > 0) text += ',';
+    if (static_cast<int>(i) == info.batch_axis) {
+      text += 'N';
+    } else {
+      text += info.shape[i] == kDynamic ? std::string("?") : std::to_string(info.shape[i]);
+    }
+  }
+  return concat(text, "] ", to_string(info.type));
+}
+
+Error bad_input(const std::string& model, const TensorInfo& info, const TensorView& found) {
+  return {ErrorCode::invalid_argument,
+          concat("model \"", model, "\", input \"", info.name, "\": expected ", pattern_text(info),
+                 ", got ", found.shape, " ", to_string(found.type), "; see \"millrace inspect\"")};
+}
+
+/// Mixes the dimensions that a request may choose into a key (splitmix64's finalizer).
+std::uint64_t mixed(std::uint64_t key, std::int64_t dimension) {
+  std::uint64_t x = key + 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(dimension);
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+/// A contiguous copy in new host memory.
+Result<Tensor> contiguous_copy(const TensorView& view) {
+  MILLRACE_ASSIGN(Tensor copy, Tensor::allocate(view.type, view.shape));
+  const std::size_t unit = size_of(view.type);
+  const std::int64_t count = element_count(view.shape).value();
+  std::array<std::int64_t, kMaxRank> index{};
+  auto* target = static_cast<std::byte*>(copy.view().data);
+  for (std::int64_t i = 0; i < count; ++i, target += unit) {
+    std::int64_t offset = 0;
+    for (std::size_t d = 0; d < view.shape.rank(); ++d) offset += index[d] * view.strides[d];
+    std::memcpy(target, static_cast<const std::byte*>(view.data) +
+                            offset * static_cast<std::int64_t>(unit), unit);
+    for (std::size_t d = view.shape.rank(); d-- > 0;) {
+      if (++index[d] < view.shape[d]) break;
+      index[d] = 0;
+    }
+  }
+  return copy;
+}
+
+}  // namespace
+
+ModelState::ModelState(ModelConfig config, ModelInfo info, Executor& executor,
+                       std::vector<DeviceId> devices)
+    : config_(std::move(config)),
+      info_(std::move(info)),
+      executor_(executor),
+      queue_(config_.name, config_.limits, config_.batching, std::move(devices)),
+      order_key_(std::hash<std::string>()(config_.name)) {}
+
+ModelState::~ModelState() = default;
+
+void ModelState::set_ensemble(std::unique_ptr<Ensemble> ensemble) { ensemble_ = std::move(ensemble); }
+
+// -------------------------------------------------------------------------------------------- validation
+
+Result<void> ModelState::validate_inputs(Request& request, RequestState& state) const {
+  const std::vector<TensorInfo>& infos = info_.inputs;
+  if (request.inputs.size() != infos.size()) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", config_.name, "\": expected ", infos.size(), " inputs (",
+                        names_of(infos), "), got ", request.inputs.size())};
+  }
+  std::int64_t items = -1;
+  std::uint64_t key = 0;
+  std::size_t total_bytes = 0;
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    const TensorInfo& info = infos[i];
+    if (request.inputs[i].name != info.name) {  // bring the inputs into the model's order
+      std::size_t at = i + 1;
+      while (at < infos.size() && request.inputs[at].name != info.name) ++at;
+      if (at == infos.size()) {
+        std::string given;
+        for (const NamedTensor& input : request.inputs) given += " \"" + input.name + '"';
+        return Error{ErrorCode::invalid_argument,
+                     concat("model \"", config_.name, "\": expected an input \"", info.name,
+                            "\", got", given, "; the model's inputs are ", names_of(infos))};
+      }
+      std::swap(request.inputs[i], request.inputs[at]);
+    }
+    NamedTensor& input = request.inputs[i];
+    TensorView& view = input.view;
+    MILLRACE_TRY(millrace::validate(view, input.name));
+    if (view.type != info.type || view.shape.rank() != info.shape.rank()) {
+      return bad_input(config_.name, info, view);
+    }
+    for (std::size_t d = 0; d < view.shape.rank(); ++d) {
+      const std::int64_t size = view.shape[d];
+      if (static_cast<int>(d) == info.batch_axis) {
+        if (items < 0) items = size;
+        if (size != items) {
+          return Error{ErrorCode::invalid_argument,
+                       concat("model \"", config_.name, "\": ragged request: input \"",
+                              infos[0].name, "\" has ", items, " items, input \"", info.name,
+                              "\" has ", size, "; give every input the same number")};
+        }
+      } else if (info.shape[d] == kDynamic) {
+        key = mixed(key, size);
+      } else if (size != info.shape[d]) {
+        return bad_input(config_.name, info, view);
+      }
+    }
+    if (!view.contiguous()) {
+      if (view.device.kind != DeviceKind::host) {
+        return Error{ErrorCode::unsupported,
+                     concat("model \"", config_.name, "\", input \"", input.name,
+                            "\": strided memory on ", view.device,
+                            " is not supported; make it contiguous first")};
+      }
+      if (view.ready) MILLRACE_TRY(view.ready.synchronize());
+      MILLRACE_ASSIGN(Tensor copy, contiguous_copy(view));
+      view = copy.view();
+      input.lease = copy.lease();
+    }
+    MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
+    total_bytes += bytes;
+    if (state.location == 0) state.location = queue_.location_of(view.device);
+    if (view.device.kind == DeviceKind::cuda && state.location == 0) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("model \"", config_.name, "\", input \"", input.name, "\" lies on ",
+                          view.device, ", which this model does not run on")};
+    }
+  }
+  if (items == 0) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", config_.name, "\": a request of 0 items; expected 1 to ",
+                        info_.max_items)};
+  }
+  if (items > info_.max_items) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", config_.name, "\": a request of ", items,
+                        " items, but a batch holds at most ", info_.max_items,
+                        "; split the request or raise batching.max_items")};
+  }
+  state.items = std::max<std::int64_t>(items, 1);
+  state.shape_key = key;
+  state.bytes = total_bytes;
+  return {};
+}
+
+Result<void> ModelState::validate_outputs(Request& request, RequestState& state) const {
+  for (const RequestedOutput& wanted : request.outputs) {
+    const TensorInfo* info = find_tensor(info_.outputs, wanted.name);
+    if (!info) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("model \"", config_.name, "\": no output \"", wanted.name,
+                          "\"; its outputs are ", names_of(info_.outputs))};
+    }
+    state.wanted.push_back(static_cast<std::size_t>(info - info_.outputs.data()));
+    if (wanted.placement != OutputPlacement::target) continue;
+    const TensorView& target = wanted.target;
+    const auto refuse = [&](auto&&... why) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("model \"", config_.name, "\", target of output \"", wanted.name, "\": ",
+                          why...)};
+    };
+    if (info->type == DataType::bytes) return refuse("BYTES outputs cannot go into a target");
+    MILLRACE_TRY(millrace::validate(target, wanted.name));
+    if (target.type != info->type) {
+      return refuse("expected ", to_string(info->type), ", got ", to_string(target.type));
+    }
+    if (!target.contiguous()) return refuse("must be contiguous");
+    if (target.device.kind != DeviceKind::host) return refuse(target.device, " is not supported");
+    if (const auto one = item_bytes(*info)) {
+      const std::size_t needed = *one * static_cast<std::size_t>(state.items);
+      MILLRACE_ASSIGN(const std::size_t room, target.bytes());
+      if (room < needed) return refuse("expected at least ", needed, " bytes, got ", room);
+    }
+  }
+  return {};
+}
+
+Result<void> ModelState::validate(Request& request, RequestState& state) const {
+  if (request.sequence.id != 0) {
+    return Error{ErrorCode::unsupported,
+                 concat("model \"", config_.name, "\": sequences are not supported yet (sequence ",
+                        request.sequence.id, ")")};
+  }
+  MILLRACE_TRY(validate_inputs(request, state));
+  return validate_outputs(request, state);
+}
+
+// ------------------------------------------------------------------------------------------------- submit
+
+Result<Lease> ModelState::submit(Request request, Callback callback, RequestState** out) {
+  RequestState* state = RequestState::make();
+  Lease engines = Lease::adopt(state);
+  if (Result<void> valid = validate(request, *state); !valid) return std::move(valid).error();
+  const TimePoint now = Clock::now();
+  state->submitted = request.intended.value_or(now);
+  if (request.deadline) {
+    state->deadline = *request.deadline;
+  } else if (config_.limits.default_timeout > Duration::zero()) {
+    state->deadline = now + config_.limits.default_timeout;
+  }
+  if (state->deadline <= now) {
+    counters_.expired.fetch_add(1, std::memory_order_relaxed);
+    return Error{ErrorCode::deadline_exceeded,
+                 concat("model \"", config_.name, "\": the request's deadline had passed ",
+                        format_duration(now - state->deadline), " before it was submitted")};
+  }
+  state->model = this;
+  state->request = std::move(request);
+  state->callback = std::move(callback);
+  Lease callers = engines;
+
+  outstanding_.fetch_add(1, std::memory_order_acq_rel);
+  if (!open_.load(std::memory_order_acquire)) {
+    finished_one();
+    std::lock_guard lock(mutex_);
+    return no_lane_ ? *no_lane_ : closed_reason_;
+  }
+  *out = state;
+  if (ensemble_) {
+    (void)state->claim(RequestState::Stage::running);
+    (void)ensemble_->start(std::move(engines), *state);
+    return callers;
+  }
+  Result<void> queued = queue_.push(*state, [&] {
+    if (!config_.batching.preserve_order) return;
+    std::lock_guard lock(order_mutex_);
+    in_order_.push_back(state);
+  });
+  if (!queued) {
+    counters_.rejected.fetch_add(1, std::memory_order_relaxed);
+    finished_one();
+    return std::move(queued).error();
+  }
+  (void)engines.release();  // now the queue's: whoever answers adopts it again
+  wake_a_driver(*state);
+  return callers;
+}
+
+void ModelState::wake_a_driver(const RequestState& state) {
+  const std::int64_t items = queue_.items();
+  const auto wake_if_wanted = [items](PlanState& plan) {
+    if (items < plan.wake_at_items.load(std::memory_order_seq_cst)) return false;
+    if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX) return false;
+    plan.device().waker().wake();
+    return true;
+  };
+  bool woken = state.location > 0 && wake_if_wanted(*plans_[state.location - 1]);
+  for (PlanState* plan : plans_) {
+    if (woken) break;
+    woken = wake_if_wanted(*plan);
+  }
+  if (state.deadline == TimePoint::max()) return;
+  for (PlanState* plan : plans_) plan->device().wake_before(state.deadline);
+}
+
+bool ModelState::cancel(RequestState& state) noexcept {
+  queue_.remove(state);
+  state.release_tensors();
+  Delivery delivery(executor_);
+  answer(state,
+         Error{ErrorCode::cancelled,
+               concat("model \"", config_.name, "\": the request was cancelled before it started")},
+         delivery);
+  return true;
+}
+
+// ------------------------------------------------------------------------------------------------ answers
+
+void ModelState::count(const RequestState& state, const Result<Response>& answer) {
+  const auto add = [](std::atomic<std::uint64_t>& counter, std::uint64_t amount) {
+    counter.fetch_add(amount, std::memory_order_relaxed);
+  };
+  if (answer.ok()) {
+    add(counters_.succeeded, 1);
+    add(counters_.items, static_cast<std::uint64_t>(state.items));
+    if (ensemble_) {
+      total_.record(static_cast<std::uint64_t>(
+          std::max<Duration::rep>((Clock::now() - state.submitted).count(), 0)));
+    }
+  } else if (answer.error().code == ErrorCode::cancelled) {
+    add(counters_.cancelled, 1);
+  } else if (answer.error().code == ErrorCode::deadline_exceeded) {
+    add(counters_.expired, 1);
+  } else {
+    add(counters_.failed, 1);
+  }
+}
+
+void ModelState::answer(RequestState& state, Result<Response> answer, Delivery& delivery) {
+  count(state, answer);
+  state.answer.emplace(std::move(answer));
+  if (!config_.batching.preserve_order || ensemble_) {
+    hand_over(state, delivery);
+    return;
+  }
+  std::lock_guard lock(order_mutex_);
+  state.order_ready = true;
+  while (!in_order_.empty() && in_order_.front()->order_ready) {
+    RequestState* next = in_order_.front();
+    in_order_.pop_front();
+    hand_over(*next, delivery);
+  }
+  delivery.flush(order_key_);
+}
+
+void ModelState::hand_over(RequestState& state, Delivery& delivery) {
+  state.stage.store(RequestState::Stage::answered, std::memory_order_release);
+  if (state.callback) {
+    delivery.add(state);
+    return;
+  }
+  const Lease engines = Lease::adopt(&state);
+  state.fulfil();
+  finished_one();
+}
+
+void ModelState::fail_waiting(const Error& error) {
+  std::vector<RequestState*> waiting;
+  queue_.take_all(waiting);
+  Delivery delivery(executor_);
+  for (RequestState* state : waiting) {
+    state->release_tensors();
+    answer(*state, error, delivery);
+  }
+}
+
+void ModelState::expire(TimePoint now, Delivery& delivery) {
+  std::vector<RequestState*> expired;
+  queue_.take_expired(now, expired);
+  for (RequestState* state : expired) {
+    state->release_tensors();
+    answer(*state,
+           Error{ErrorCode::deadline_exceeded,
+                 concat("model \"", config_.name, "\": the deadline passed after ",
+                        format_duration(now - state->submitted), " in the queue")},
+           delivery);
+  }
+}
+
+void ModelState::close(Error reason) {
+  queue_.close(reason);
+  std::lock_guard lock(mutex_);
+  closed_reason_ = std::move(reason);
+  open_.store(false, std::memory_order_release);
+}
+
+bool ModelState::wait_idle(TimePoint until) {
+  while (outstanding() > 0) {
+    if (Clock::now() >= until) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
+}
+
+void ModelState::no_lane_left(const Error& reason) {
+  for (PlanState* plan : plans_) {
+    if (plan->usable.load(std::memory_order_acquire)) return;
+  }
+  queue_.close(reason);
+  {
+    std::lock_guard lock(mutex_);
+    if (!no_lane_) no_lane_ = reason;
+    open_.store(false, std::memory_order_release);
+  }
+  fail_waiting(reason);
+}
+
+void ModelState::lane_back() {
+  std::lock_guard lock(mutex_);
+  if (!no_lane_) return;
+  no_lane_.reset();
+  if (!closed_reason_.message.empty()) return;
+  queue_.reopen();
+  open_.store(true, std::memory_order_release);
+}
+
+ModelStatistics ModelState::statistics() const {
+  ModelStatistics statistics;
+  const auto read = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
+  statistics.succeeded = read(counters_.succeeded);
+  statistics.failed = read(counters_.failed);
+  statistics.rejected = read(counters_.rejected);
+  statistics.expired = read(counters_.expired);
+  statistics.cancelled = read(counters_.cancelled);
+  statistics.items = read(counters_.items);
+  statistics.requests = statistics.succeeded + statistics.failed + statistics.rejected +
+                        statistics.expired + statistics.cancelled;
+  statistics.queued_requests = queue_.requests();
+  statistics.queued_bytes = queue_.bytes();
+  for (const PlanState* plan : plans_) {
+    const PlanState::Figures& figures = *plan->figures;
+    for (std::size_t i = 0; i < kPhases; ++i) {
+      statistics.phases[i].merge(figures.phases[i].snapshot());
+    }
+    statistics.batch_items.merge(figures.batch_items.snapshot());
+    statistics.batches += read(figures.batches);
+    statistics.prepared_batches += read(figures.prepared);
+    statistics.bound_in_place += read(figures.in_place);
+    statistics.running_batches += read(figures.running);
+    statistics.device_time += Duration(read(figures.device_time));
+  }
+  if (ensemble_) {
+    statistics.phases[static_cast<std::size_t>(Phase::total)].merge(total_.snapshot());
+  }
+  return statistics;
+}
+
+}  // namespace millrace

@@ -1,0 +1,559 @@
+#include "engine/plan_state.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "base/try.h"
+#include "engine/device_state.h"
+
+namespace millrace {
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+std::size_t bucket_of(std::int64_t items) {
+  return static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(items)));
+}
+
+TensorView block_view(const TensorInfo& info, void* data, std::int64_t items, DeviceId device) {
+  return TensorView::of(info.type, data, shape_for(info, items), device);
+}
+
+/// Sizes worth preparing: powers of two, what is preferred, and the maximum.
+std::vector<std::int64_t> sizes_to_prepare(const BatchPolicy& policy) {
+  std::vector<std::int64_t> sizes = policy.preferred_items;
+  for (std::int64_t size = 1; size < policy.max_items; size *= 2) sizes.push_back(size);
+  sizes.push_back(policy.max_items);
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  return sizes;
+}
+
+}  // namespace
+
+std::optional<std::size_t> item_bytes(const TensorInfo& info) {
+  if (info.type == DataType::bytes) return std::nullopt;
+  const Result<std::size_t> bytes = byte_count(info.type, shape_for(info, 1));
+  return bytes ? std::optional(*bytes) : std::nullopt;
+}
+
+Shape shape_for(const TensorInfo& info, std::int64_t items) {
+  Shape shape = info.shape;
+  if (info.batch_axis >= 0) shape[static_cast<std::size_t>(info.batch_axis)] = items;
+  return shape;
+}
+
+// ---------------------------------------------------------------------------------------------------------
+
+BatchSlot* LaneState::free_slot() noexcept {
+  if (in_flight.size() >= slots.size()) return nullptr;
+  for (auto& slot : slots) {
+    if (std::find(in_flight.begin(), in_flight.end(), slot.get()) == in_flight.end()) {
+      return slot.get();
+    }
+  }
+  return nullptr;
+}
+
+void BatchTimes::learn(std::int64_t items, Duration time) noexcept {
+  double& known = seconds_[bucket_of(items)];
+  const double seconds = std::chrono::duration<double>(time).count();
+  known = known == 0 ? seconds : known + 0.2 * (seconds - known);
+}
+
+Duration BatchTimes::estimate(std::int64_t items) const noexcept {
+  const std::size_t bucket = bucket_of(items);
+  double seconds = seconds_[bucket];
+  for (std::size_t distance = 1; seconds == 0 && distance < seconds_.size(); ++distance) {
+    if (bucket >= distance) seconds = seconds_[bucket - distance];
+    if (seconds == 0 && bucket + distance < seconds_.size()) seconds = seconds_[bucket + distance];
+  }
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+// ---------------------------------------------------------------------------------------------------------
+
+PlanState::PlanState(DeviceState& device, const ModelConfig& config)
+    : device_(device), name_(config.name), config_(config), batching_(config.batching) {}
+
+PlanState::~PlanState() = default;
+
+Result<void> PlanState::load(const ModelSpec& spec) {
+  MILLRACE_ASSIGN(const BackendChoice choice,
+                  choose_backend(config_.backend, spec, device_.device()));
+  backend_name_ = choice.backend->name;
+  backend_reason_ = choice.reason;
+  MILLRACE_ASSIGN(plan_, choice.backend->load(spec, device_.device(), device_.ledger()));
+  MILLRACE_TRY(settle_batching());
+  const int lanes_wanted = config_.lanes > 0 ? config_.lanes : plan_info().default_lanes;
+  return make_lanes(lanes_wanted, config_.slots);
+}
+
+Result<void> PlanState::settle_batching() {
+  const std::int64_t limit = plan_info().max_items;
+  if (batching_.max_items < 0) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", name_, "\": batching.max_items is ", batching_.max_items,
+                        ", expected 0 (automatic) or more")};
+  }
+  if (limit > 0 && batching_.max_items > limit) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", name_, "\": batching.max_items is ", batching_.max_items,
+                        ", but the model takes at most ", limit,
+                        limit == 1 ? " (it has no batch dimension)" : "")};
+  }
+  if (batching_.max_items == 0) batching_.max_items = limit > 0 ? limit : 32;
+  std::sort(batching_.preferred_items.begin(), batching_.preferred_items.end());
+  for (const std::int64_t size : batching_.preferred_items) {
+    if (size < 1 || size > batching_.max_items) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("model \"", name_, "\": a preferred batch of ", size,
+                          " items is outside 1..", batching_.max_items)};
+    }
+  }
+  return {};
+}
+
+std::size_t PlanState::slot_bytes() const {
+  std::size_t total = 0;
+  for (const TensorInfo& input : plan_info().inputs) {
+    total += aligned(item_bytes(input).value_or(0) * static_cast<std::size_t>(max_items()));
+  }
+  for (const TensorInfo& output : plan_info().outputs) {
+    total += aligned(item_bytes(output).value_or(0) * static_cast<std::size_t>(max_items()));
+  }
+  return total;
+}
+
+Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
+  const Footprint footprint = plan_->footprint();
+  const std::size_t per_lane =
+      footprint.lane_bytes + slot_bytes() * static_cast<std::size_t>(slot_count) +
+      footprint.prepared_bytes * sizes_to_prepare(batching_).size() *
+          static_cast<std::size_t>(slot_count);
+  MILLRACE_ASSIGN(reservation_,
+                  device_.ledger().reserve(concat("model \"", name_, "\""),
+                                           per_lane * static_cast<std::size_t>(lane_count)));
+  for (int i = 0; i < lane_count; ++i) {
+    auto state = std::make_unique<LaneState>();
+    state->plan = this;
+    state->index = i;
+    LaneOptions options;
+    options.index = i;
+    options.slots = slot_count;
+    options.priority = config_.priority_class;
+    MILLRACE_ASSIGN(state->lane, plan_->new_lane(options));
+    state->traits = state->lane->traits();
+    if (state->traits.enqueue_blocks) {
+      state->thread = std::make_unique<TaskThread>("mr-lane-" + std::to_string(i));
+    }
+    MILLRACE_ASSIGN(state->words,
+                    device_.device()->allocate(
+                        sizeof(std::atomic<std::uint64_t>) * static_cast<std::size_t>(slot_count),
+                        MemoryKind::pinned));
+    for (int slot = 0; slot < slot_count; ++slot) MILLRACE_TRY(make_slot(*state, slot));
+    if (state->traits.wants_prepare) MILLRACE_TRY(prepare(*state));
+    lanes.push_back(std::move(state));
+  }
+  return {};
+}
+
+Result<void> PlanState::make_slot(LaneState& lane, int index) {
+  auto slot = std::make_unique<BatchSlot>();
+  slot->lane = &lane;
+  slot->index = index;
+  auto* words = static_cast<std::atomic<std::uint64_t>*>(lane.words.data());
+  slot->word = std::construct_at(words + index, 0);
+  Device& device = *device_.device();
+  for (Event* event : {&slot->started, &slot->copied_in, &slot->computed, &slot->copied_out}) {
+    MILLRACE_ASSIGN(*event, device.new_event(EventTiming::timed));
+  }
+  MILLRACE_ASSIGN(slot->done, device.new_event(EventTiming::untimed));
+
+  const auto& inputs = plan_info().inputs;
+  const auto& outputs = plan_info().outputs;
+  const auto items = static_cast<std::size_t>(max_items());
+  const auto new_block = [&](const TensorInfo& info) -> Result<Buffer> {
+    const std::size_t bytes = item_bytes(info).value_or(0) * items;
+    MILLRACE_ASSIGN(Buffer block, device.allocate(bytes, MemoryKind::device));
+    if (block) MILLRACE_TRY(lane.lane->stream().fill(block.data(), 0, bytes));
+    return block;
+  };
+  slot->inputs.resize(inputs.size());
+  slot->input_leases.resize(inputs.size());
+  for (const TensorInfo& input : inputs) {
+    MILLRACE_ASSIGN(Buffer block, new_block(input));
+    slot->input_blocks.push_back(std::move(block));
+  }
+  slot->outputs.resize(outputs.size());
+  slot->output_leases.resize(outputs.size());
+  slot->results.resize(outputs.size());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (lane.traits.fixed_addresses) {
+      MILLRACE_ASSIGN(Buffer block, new_block(outputs[i]));
+      slot->output_blocks.push_back(std::move(block));
+    }
+    if (!item_bytes(outputs[i])) {
+      slot->outputs[i].allocate = [this, raw = slot.get(), i](DataType type, const Shape& shape,
+                                                              std::size_t bytes_size) {
+        return allocate_late(*raw, i, type, shape, bytes_size);
+      };
+    }
+  }
+  slot->requests.reserve(items);
+  lane.slots.push_back(std::move(slot));
+  return {};
+}
+
+// ------------------------------------------------------------------------------------------- prepared runs
+
+Result<void> PlanState::prepare(LaneState& lane) {
+  const auto known = [](const TensorInfo& info) { return item_bytes(info).has_value(); };
+  const PlanInfo& info = plan_info();
+  if (!std::all_of(info.inputs.begin(), info.inputs.end(), known) ||
+      !std::all_of(info.outputs.begin(), info.outputs.end(), known)) {
+    log_info("model \"", name_, "\": shapes are not known before a request, so nothing is prepared");
+    return {};
+  }
+  const std::vector<std::int64_t> sizes = sizes_to_prepare(batching_);
+  for (auto& slot : lane.slots) MILLRACE_TRY(prepare_slot(lane, *slot, sizes));
+  BatchSlot& slot = *lane.slots.front();
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    RunCost cost{sizes[i]};
+    MILLRACE_ASSIGN(cost.prepared, time_run(lane, slot, slot.prepared[i], sizes[i]));
+    if (!lane.traits.only_prepared) {
+      MILLRACE_ASSIGN(cost.eager, time_run(lane, slot, kEager, sizes[i]));
+    }
+    lane.run_costs.push_back(cost);
+  }
+  return {};
+}
+
+void PlanState::fixed_io(BatchSlot& slot, std::int64_t items) {
+  const PlanInfo& info = plan_info();
+  const DeviceId device = device_.device()->id();
+  for (std::size_t i = 0; i < info.inputs.size(); ++i) {
+    slot.inputs[i] = block_view(info.inputs[i], slot.input_blocks[i].data(), items, device);
+  }
+  for (std::size_t i = 0; i < info.outputs.size(); ++i) {
+    void* data = slot.lane->traits.fixed_addresses ? slot.output_blocks[i].data()
+                                                   : slot.outputs[i].view.data;
+    slot.outputs[i].view = block_view(info.outputs[i], data, items, device);
+  }
+  slot.status.reset();
+  slot.io = BatchIo{slot.inputs, slot.outputs, {}, slot.done, &slot.status, slot.index};
+}
+
+Result<void> PlanState::prepare_slot(LaneState& lane, BatchSlot& slot,
+                                     std::span<const std::int64_t> sizes) {
+  Block scratch;  // outputs of lanes that write wherever they are told
+  if (!lane.traits.fixed_addresses) {
+    std::size_t bytes = 0;
+    for (const TensorInfo& output : plan_info().outputs) {
+      bytes += aligned(*item_bytes(output) * static_cast<std::size_t>(max_items()));
+    }
+    MILLRACE_ASSIGN(scratch, device_.pool().take(bytes));
+    auto* at = static_cast<std::byte*>(scratch.data);
+    for (std::size_t i = 0; i < plan_info().outputs.size(); ++i) {
+      slot.outputs[i].view.data = at;
+      at += aligned(*item_bytes(plan_info().outputs[i]) * static_cast<std::size_t>(max_items()));
+    }
+  }
+  for (const std::int64_t items : sizes) {
+    fixed_io(slot, items);
+    MILLRACE_ASSIGN(const ShapeKey key, lane.lane->prepare(slot.io));
+    MILLRACE_TRY(lane.lane->stream().synchronize());
+    if (slot.status.failed()) return slot.status.error();
+    slot.prepared.push_back(key);
+  }
+  if (!lane.traits.fixed_addresses) {
+    slot.output_leases.front() = std::move(scratch.lease);  // until the costs are measured
+  }
+  return {};
+}
+
+Result<Duration> PlanState::time_run(LaneState& lane, BatchSlot& slot, ShapeKey key,
+                                     std::int64_t items) {
+  Duration best = Duration::max();
+  for (int i = 0; i < 3; ++i) {
+    fixed_io(slot, items);
+    const TimePoint start = Clock::now();
+    MILLRACE_TRY(lane.lane->enqueue(key, slot.io));
+    MILLRACE_TRY(lane.lane->stream().synchronize());
+    if (slot.status.failed()) return slot.status.error();
+    best = std::min(best, Clock::now() - start);
+  }
+  return best;
+}
+
+// ------------------------------------------------------------------------------------------------- staging
+
+void PlanState::stage(BatchSlot& slot) {
+  slot.status.reset();
+  const StreamRef stream = slot.lane->lane->stream();
+  if (Result<void> staged = try_stage(slot); !staged) slot.status.fail(std::move(staged).error());
+  // Even a batch that failed may have copies in the stream: it is over when the stream passes this.
+  Result<void> marked = slot.sampled ? stream.record(slot.copied_out) : Result<void>();
+  slot.staged = Clock::now();
+  if (marked) marked = stream.signal(*slot.word, slot.expected, &device_.waker());
+  if (!marked) {
+    slot.status.fail(std::move(marked).error());
+    slot.word->store(slot.expected, std::memory_order_release);
+    device_.waker().wake();
+  }
+}
+
+Result<void> PlanState::try_stage(BatchSlot& slot) {
+  const StreamRef stream = slot.lane->lane->stream();
+  choose_run(slot);
+  slot.bound_in_place = true;
+  if (slot.sampled) MILLRACE_TRY(stream.record(slot.started));
+  for (std::size_t i = 0; i < slot.inputs.size(); ++i) MILLRACE_TRY(stage_input(slot, i, stream));
+  MILLRACE_TRY(place_outputs(slot));
+  if (slot.sampled) MILLRACE_TRY(stream.record(slot.copied_in));
+  slot.io = BatchIo{slot.inputs, slot.outputs, {}, slot.done, &slot.status, slot.index};
+  MILLRACE_TRY(slot.lane->lane->enqueue(slot.key, slot.io));
+  if (slot.sampled) MILLRACE_TRY(stream.record(slot.computed));
+  return scatter(slot, stream);
+}
+
+void PlanState::choose_run(BatchSlot& slot) {
+  slot.key = kEager;
+  slot.run_items = slot.items;
+  const std::vector<RunCost>& costs = slot.lane->run_costs;
+  const std::int64_t size = choose_run_size(slot.items, costs);
+  if (size == 0) return;
+  const auto cost = std::find_if(costs.begin(), costs.end(),
+                                 [size](const RunCost& known) { return known.items == size; });
+  slot.run_items = size;
+  slot.key = slot.prepared[static_cast<std::size_t>(cost - costs.begin())];
+}
+
+bool PlanState::binds_in_place(const BatchSlot& slot, const TensorView& view) const {
+  if (slot.requests.size() != 1 || slot.run_items != slot.items) return false;
+  if (slot.key != kEager && slot.lane->traits.fixed_addresses) return false;
+  const DeviceId here = device_.device()->id();
+  const bool reachable = here.kind == DeviceKind::host ? view.device.kind == DeviceKind::host
+                                                       : view.device == here;
+  const std::size_t unit = std::max<std::size_t>(size_of(view.type), 1);
+  return reachable && reinterpret_cast<std::uintptr_t>(view.data) % unit == 0;
+}
+
+Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRef stream) {
+  const TensorView& first = slot.requests.front()->request.inputs[input].view;
+  if (binds_in_place(slot, first)) {
+    slot.inputs[input] = first;
+    return {};
+  }
+  slot.bound_in_place = false;
+  for (const RequestState* request : slot.requests) {
+    const EventRef ready = request->request.inputs[input].view.ready;
+    if (ready) MILLRACE_TRY(stream.wait(ready));
+  }
+  if (first.type == DataType::bytes) return gather_bytes(slot, input, stream);
+
+  const TensorInfo& info = plan_info().inputs[input];
+  Shape shape = first.shape;
+  if (info.batch_axis >= 0) shape[static_cast<std::size_t>(info.batch_axis)] = slot.run_items;
+  MILLRACE_ASSIGN(const std::size_t bytes, byte_count(first.type, shape));
+  void* block = slot.input_blocks[input].data();
+  if (!block) {
+    MILLRACE_ASSIGN(Block pooled, device_.pool().take(bytes));
+    block = pooled.data;
+    slot.input_leases[input] = std::move(pooled.lease);
+  }
+  auto* target = static_cast<std::byte*>(block);
+  slot.pieces.clear();
+  for (const RequestState* request : slot.requests) {
+    const TensorView& source = request->request.inputs[input].view;
+    MILLRACE_ASSIGN(const std::size_t part, source.bytes());
+    slot.pieces.push_back({target, source.data, part});
+    target += part;
+  }
+  slot.inputs[input] = TensorView::of(first.type, block, shape, device_.device()->id());
+  return stream.gather(slot.pieces);
+}
+
+Result<void> PlanState::gather_bytes(BatchSlot& slot, std::size_t input, StreamRef stream) {
+  const TensorInfo& info = plan_info().inputs[input];
+  std::size_t block_bytes = 0;
+  std::int64_t elements = 0;
+  for (const RequestState* request : slot.requests) {
+    const TensorView& view = request->request.inputs[input].view;
+    MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
+    MILLRACE_ASSIGN(const std::int64_t count, element_count(view.shape));
+    block_bytes += bytes;
+    elements += count;
+  }
+  // Padding repeats nothing: padded elements are empty strings.
+  Shape shape = slot.requests.front()->request.inputs[input].view.shape;
+  if (info.batch_axis >= 0) shape[static_cast<std::size_t>(info.batch_axis)] = slot.run_items;
+  MILLRACE_ASSIGN(const std::int64_t all_elements, element_count(shape));
+  const std::size_t offsets_bytes =
+      (static_cast<std::size_t>(std::max(all_elements, elements)) + 1) * sizeof(std::uint64_t);
+  MILLRACE_ASSIGN(Block pooled, device_.pool().take(offsets_bytes + block_bytes));
+  auto* offsets = static_cast<std::uint64_t*>(pooled.data);
+  auto* bytes = static_cast<std::byte*>(pooled.data) + offsets_bytes;
+  slot.input_leases[input] = std::move(pooled.lease);
+  TensorView& view = slot.inputs[input];
+  view = TensorView::of(DataType::bytes, bytes, shape, device_.device()->id());
+  view.offsets = offsets;
+  return stream.run([&slot, input, offsets, bytes, all_elements] {
+    std::uint64_t* next = offsets;
+    std::uint64_t position = 0;
+    for (const RequestState* request : slot.requests) {
+      const TensorView& part = request->request.inputs[input].view;
+      const auto count = static_cast<std::size_t>(element_count(part.shape).value());
+      const std::uint64_t size = part.offsets[count] - part.offsets[0];
+      if (size > 0) {
+        std::memcpy(bytes + position, static_cast<const std::byte*>(part.data) + part.offsets[0],
+                    size);
+      }
+      for (std::size_t i = 0; i < count; ++i) {
+        *next++ = position + part.offsets[i] - part.offsets[0];
+      }
+      position += size;
+    }
+    while (next <= offsets + all_elements) *next++ = position;
+  });
+}
+
+Result<void> PlanState::place_outputs(BatchSlot& slot) {
+  const auto& infos = plan_info().outputs;
+  const DeviceId device = device_.device()->id();
+  const bool fixed = slot.key != kEager && slot.lane->traits.fixed_addresses;
+  const RequestState& first = *slot.requests.front();
+  std::size_t pooled_bytes = 0;
+  const auto bytes_of = [&](std::size_t i) {
+    return *item_bytes(infos[i]) * static_cast<std::size_t>(slot.run_items);
+  };
+  // A caller's memory takes the place of ours where one request is the whole batch.
+  const auto target_of = [&](std::size_t i) -> const TensorView* {
+    if (slot.requests.size() != 1 || slot.run_items != slot.items || fixed) return nullptr;
+    for (std::size_t k = 0; k < first.wanted.size(); ++k) {
+      const RequestedOutput& wanted = first.request.outputs[k];
+      if (first.wanted[k] == i && wanted.placement == OutputPlacement::target &&
+          !wanted.target.ready) {
+        return &wanted.target;
+      }
+    }
+    return nullptr;
+  };
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    slot.outputs[i].view = TensorView{};
+    slot.outputs[i].view.type = infos[i].type;
+    slot.outputs[i].view.device = device;
+    slot.outputs[i].view.shape = shape_for(infos[i], slot.run_items);
+    if (slot.outputs[i].allocate) continue;
+    if (const TensorView* target = target_of(i)) {
+      slot.outputs[i].view.data = target->data;
+      slot.results[i] = slot.outputs[i].view;
+    } else {
+      pooled_bytes += aligned(bytes_of(i));
+    }
+  }
+  if (pooled_bytes == 0) return {};
+  MILLRACE_ASSIGN(const Block pooled, device_.pool().take(pooled_bytes));
+  auto* at = static_cast<std::byte*>(pooled.data);
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    OutputSlot& output = slot.outputs[i];
+    if (output.allocate || output.view.data) continue;
+    output.view.data = fixed ? slot.output_blocks[i].data() : at;
+    slot.results[i] = output.view;
+    slot.results[i].data = at;
+    slot.output_leases[i] = pooled.lease;
+    at += aligned(bytes_of(i));
+  }
+  return {};
+}
+
+Result<void*> PlanState::allocate_late(BatchSlot& slot, std::size_t output, DataType type,
+                                       const Shape& shape, std::size_t bytes_size) {
+  MILLRACE_ASSIGN(std::size_t bytes, byte_count(type, shape));
+  if (type == DataType::bytes) bytes += bytes_size;
+  MILLRACE_ASSIGN(Block pooled, device_.pool().take(std::max<std::size_t>(bytes, 1)));
+  slot.output_leases[output] = std::move(pooled.lease);
+  return pooled.data;
+}
+
+Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
+  slot.pieces.clear();
+  bool late_targets = false;
+  for (std::size_t i = 0; i < slot.outputs.size(); ++i) {
+    if (slot.outputs[i].allocate) continue;
+    if (slot.results[i].data != slot.outputs[i].view.data) {  // fixed addresses
+      MILLRACE_ASSIGN(const std::size_t bytes, slot.results[i].bytes());
+      slot.pieces.push_back({slot.results[i].data, slot.outputs[i].view.data, bytes});
+    }
+  }
+  std::int64_t first = 0;
+  for (const RequestState* request : slot.requests) {
+    for (std::size_t k = 0; k < request->wanted.size(); ++k) {
+      const RequestedOutput& wanted = request->request.outputs[k];
+      if (wanted.placement != OutputPlacement::target) continue;
+      const std::size_t i = request->wanted[k];
+      if (slot.outputs[i].allocate) {
+        late_targets = true;
+        continue;
+      }
+      const TensorView& computed = slot.outputs[i].view;
+      if (computed.data == wanted.target.data) continue;
+      const TensorView part = plan_info().outputs[i].batch_axis == 0
+                                  ? slice(computed, first, request->items)
+                                  : computed;
+      MILLRACE_ASSIGN(const std::size_t bytes, part.bytes());
+      if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
+      slot.pieces.push_back({wanted.target.data, part.data, bytes});
+    }
+    first += request->items;
+  }
+  if (!slot.pieces.empty()) MILLRACE_TRY(stream.gather(slot.pieces));
+  if (!late_targets) return {};
+  return stream.run([this, &slot] { copy_late_targets(slot); });
+}
+
+void PlanState::copy_late_targets(BatchSlot& slot) {
+  if (slot.status.failed()) return;
+  std::int64_t first = 0;
+  for (const RequestState* request : slot.requests) {
+    for (std::size_t k = 0; k < request->wanted.size(); ++k) {
+      const RequestedOutput& wanted = request->request.outputs[k];
+      const std::size_t i = request->wanted[k];
+      if (wanted.placement != OutputPlacement::target || !slot.outputs[i].allocate) continue;
+      TensorView part = slot.outputs[i].view;
+      if (plan_info().outputs[i].batch_axis == 0) part = slice(part, first, request->items);
+      const std::size_t bytes = part.bytes().value();
+      const std::size_t room = wanted.target.bytes().value();
+      if (bytes > room) {
+        slot.status.fail({ErrorCode::invalid_argument,
+                          concat("output \"", plan_info().outputs[i].name, "\" came out as ",
+                                 part.shape, ", ", bytes, " bytes; its target has room for ", room)});
+        return;
+      }
+      if (bytes > 0) std::memcpy(wanted.target.data, part.data, bytes);
+    }
+    first += request->items;
+  }
+}
+
+ModelInfo::Placement PlanState::placement() const {
+  ModelInfo::Placement placement;
+  const Footprint footprint = plan_->footprint();
+  placement.device = device_.device()->id();
+  placement.lanes = static_cast<int>(lanes.size());
+  placement.slots = config_.slots;
+  placement.lanes_share_weights = plan_info().lanes_share_weights;
+  placement.weights_bytes = footprint.weights_bytes;
+  placement.lane_bytes = footprint.lane_bytes;
+  placement.slot_bytes = slot_bytes() * static_cast<std::size_t>(config_.slots);
+  placement.prepared_shapes = static_cast<int>(lanes.front()->run_costs.size());
+  placement.enqueue_blocks = lanes.front()->traits.enqueue_blocks;
+  return placement;
+}
+
+}  // namespace millrace

@@ -1,0 +1,200 @@
+// One model on one device: its lanes, their slots, and how a batch is put on one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <millrace/model.h>
+
+#include "backends/backend.h"
+#include "base/live_histogram.h"
+#include "device/block_pool.h"
+#include "device/ledger.h"
+#include "engine/batching.h"
+#include "engine/request_state.h"
+#include "engine/task_thread.h"
+
+namespace millrace {
+
+class DeviceState;
+class LaneState;
+class ModelState;
+class PlanState;
+
+/// Input and output blocks of a lane and the batch that they are leased to. Reused for batch after batch without
+/// allocation.
+class BatchSlot {
+ public:
+  LaneState* lane = nullptr;
+  int index = 0;
+
+  // The batch. Filled by the driver before staging.
+  std::vector<RequestState*> requests;  // emptied when they are answered
+  std::int64_t items = 0;
+  std::uint64_t number = 0;  // counts per device
+  bool sampled = false;
+  bool lane_was_idle = false;
+  TimePoint submitted;  // of the oldest
+  TimePoint picked;
+  Duration estimate{};
+
+  // Filled by staging, on the driver or the lane's own thread.
+  std::int64_t run_items = 0;  // padded
+  ShapeKey key = kEager;
+  bool bound_in_place = false;
+  TimePoint staged;
+  std::vector<TensorView> inputs;
+  std::vector<OutputSlot> outputs;
+  std::vector<Lease> input_leases;   // of gathered inputs taken from the pool
+  std::vector<Lease> output_leases;  // per output
+  std::vector<TensorView> results;   // per output: where the answers are, before slicing
+  std::vector<CopyPiece> pieces;
+  BatchIo io;
+  BatchStatus status;
+
+  // Completion: the stream writes `expected` into `word`.
+  std::atomic<std::uint64_t>* word = nullptr;
+  std::uint64_t expected = 0;
+  Event started, copied_in, computed, copied_out, done;
+
+  // Fixed blocks, where shapes are known: one per input and, for lanes with fixed addresses, per output.
+  std::vector<Buffer> input_blocks;
+  std::vector<Buffer> output_blocks;
+  std::vector<ShapeKey> prepared;  // per PlanState::run_costs entry
+
+  /// Requests answered with an error while the stream may still touch their memory.
+  std::vector<Lease> held;
+  bool given_up = false;
+
+  [[nodiscard]] bool finished() const noexcept {
+    return word->load(std::memory_order_acquire) == expected;
+  }
+};
+
+/// A lane as the driver sees it.
+class LaneState {
+ public:
+  PlanState* plan = nullptr;
+  int index = 0;
+  std::unique_ptr<Lane> lane;
+  LaneTraits traits;
+  std::unique_ptr<TaskThread> thread;  // of lanes whose enqueue blocks
+  std::vector<std::unique_ptr<BatchSlot>> slots;
+  Buffer words;
+  std::vector<RunCost> run_costs;  // ascending; empty when nothing is prepared
+
+  // The driver's.
+  std::deque<BatchSlot*> in_flight;  // oldest first
+  TimePoint last_progress;
+  TimePoint idle_from;   // expected
+  TimePoint last_used;
+  TimePoint last_end;  // of the last batch, on the device
+  bool quarantined = false;
+  bool terminating = false;
+
+  [[nodiscard]] BatchSlot* free_slot() noexcept;
+};
+
+/// What the driver learns of how long things take, by size of batch.
+class BatchTimes {
+ public:
+  void learn(std::int64_t items, Duration time) noexcept;
+  /// Zero when nothing is known.
+  [[nodiscard]] Duration estimate(std::int64_t items) const noexcept;
+
+ private:
+  std::array<double, 32> seconds_{};  // per power of two of items; 0: unknown
+};
+
+class PlanState {
+ public:
+  PlanState(DeviceState& device, const ModelConfig& config);
+  ~PlanState();
+
+  /// Slow, on the loader: admission, weights, lanes, slots, warm runs. On an error nothing stays behind.
+  Result<void> load(const ModelSpec& spec);
+
+  [[nodiscard]] DeviceState& device() noexcept { return device_; }
+  [[nodiscard]] const Plan& plan() const noexcept { return *plan_; }
+  [[nodiscard]] const PlanInfo& plan_info() const noexcept { return plan_->info(); }
+  [[nodiscard]] ModelInfo::Placement placement() const;
+  [[nodiscard]] const std::string& backend_name() const noexcept { return backend_name_; }
+  [[nodiscard]] const std::string& backend_reason() const noexcept { return backend_reason_; }
+  [[nodiscard]] const BatchPolicy& batching() const noexcept { return batching_; }
+  [[nodiscard]] std::int64_t max_items() const noexcept { return batching_.max_items; }
+
+  /// Enqueues the slot's batch on its lane. Errors go into the slot's status; its word is always written in
+  /// the end. On the driver, or on the lane's thread where its enqueue blocks.
+  void stage(BatchSlot& slot);
+
+  // Set once when published.
+  ModelState* model = nullptr;
+
+  // The driver's.
+  double virtual_time = 0;
+  bool active = false;
+  int in_flight = 0;
+  BatchTimes times;
+  Duration lead = std::chrono::microseconds(50);
+  std::int64_t items_seen = 0;  // in the queue at the last look
+
+  // Written by the driver, read by submitters and by other drivers.
+  /// A queue that holds this many items is worth waking the driver for.
+  std::atomic<std::int64_t> wake_at_items{INT64_MAX};
+  std::atomic<Duration::rep> free_at{0};
+  std::atomic<bool> usable{true};
+
+  // Written by the driver, read by anyone.
+  struct Figures {
+    std::array<LiveHistogram, kPhases> phases;
+    LiveHistogram batch_items;
+    std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
+    std::atomic<Duration::rep> device_time{0};
+  };
+  std::unique_ptr<Figures> figures = std::make_unique<Figures>();
+
+ private:
+  Result<void> settle_batching();
+  Result<void> make_lanes(int lanes, int slots);
+  Result<void> make_slot(LaneState& lane, int index);
+  Result<void> prepare(LaneState& lane);
+  Result<void> prepare_slot(LaneState& lane, BatchSlot& slot, std::span<const std::int64_t> sizes);
+  Result<Duration> time_run(LaneState& lane, BatchSlot& slot, ShapeKey key, std::int64_t items);
+  void fixed_io(BatchSlot& slot, std::int64_t items);
+  [[nodiscard]] std::size_t slot_bytes() const;
+
+  Result<void> try_stage(BatchSlot& slot);
+  void choose_run(BatchSlot& slot);
+  Result<void> stage_input(BatchSlot& slot, std::size_t input, StreamRef stream);
+  Result<void> gather_bytes(BatchSlot& slot, std::size_t input, StreamRef stream);
+  Result<void> place_outputs(BatchSlot& slot);
+  Result<void> scatter(BatchSlot& slot, StreamRef stream);
+  void copy_late_targets(BatchSlot& slot);
+  Result<void*> allocate_late(BatchSlot& slot, std::size_t output, DataType type,
+                              const Shape& shape, std::size_t bytes_size);
+  [[nodiscard]] bool binds_in_place(const BatchSlot& slot, const TensorView& view) const;
+
+  DeviceState& device_;
+  const std::string name_;
+  const ModelConfig config_;
+  BatchPolicy batching_;
+  std::string backend_name_;
+  std::string backend_reason_;
+  Reservation reservation_;  // lanes and slots; the weights' is the plan's
+  std::unique_ptr<Plan> plan_;
+
+ public:
+  std::vector<std::unique_ptr<LaneState>> lanes;  // the driver's; must go before the plan
+};
+
+/// Bytes of one item of a tensor whose other dimensions are known; nothing for BYTES and where a
+/// dimension is dynamic.
+[[nodiscard]] std::optional<std::size_t> item_bytes(const TensorInfo& info);
+/// `info.shape` with the batch axis, if any, set to `items`.
+[[nodiscard]] Shape shape_for(const TensorInfo& info, std::int64_t items);
+
+}  // namespace millrace
