@@ -52,14 +52,16 @@ class Histogram {
   double sum_ = 0;
 };
 
-/// The phases of a request's walk, each from the point before it.
+/// The phases of a request's walk, each from the point before it. `queue` and `total` are recorded of every
+/// request; the others, which need device times, of the batches sampled (all of them on host devices).
+/// Where all are recorded, the first six add up to `total`.
 enum class Phase : std::uint8_t {
   queue,     // submit -> a driver picked it
-  stage,     // picked -> its batch enqueued on the lane
-  copy_in,   // -> inputs in the batch (device time, sampled)
-  compute,   // -> outputs computed (device time, sampled)
-  copy_out,  // -> outputs where they go (device time, sampled)
-  complete,  // the device's end -> the answer handed over
+  stage,     // picked -> the lane started on its batch: enqueueing, and waiting behind the batch before
+  copy_in,   // -> inputs in the batch
+  compute,   // -> outputs computed
+  copy_out,  // -> outputs where they go
+  complete,  // -> the answer handed over
   total,     // submit -> the answer handed over
 };
 inline constexpr std::size_t kPhases = 7;

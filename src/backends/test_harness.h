@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include <millrace/device.h>
@@ -25,7 +26,6 @@ std::string text_of(const Result<T>& result) {
   return std::string(to_string(result.error().code)) + ": " + result.error().message;
 }
 
-#define MILLRACE_ASSERT_OK(...) ASSERT_TRUE((__VA_ARGS__).ok())
 #define MILLRACE_EXPECT_ERROR(result, expected_code, words)                               \
   do {                                                                                    \
     const auto& checked = (result);                                                       \

@@ -94,9 +94,9 @@ TEST(InlineVector, MovesFromInsideAndOutside) {
       b.emplace_back(6);
       b.emplace_back(7);
       EXPECT_EQ(values(b), (std::vector{5, 6, 7}));
-      c = c;
-      EXPECT_EQ(values(c), expected);
       InlineVector<Anchored, 2>& alias = c;
+      c = alias;
+      EXPECT_EQ(values(c), expected);
       c = std::move(alias);
       EXPECT_EQ(values(c), expected);
     }

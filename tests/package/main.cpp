@@ -19,17 +19,14 @@ int main() {
   if (!engine.ok()) return fail(engine.error());
   millrace::ModelConfig config;
   config.name = "echo";
-  config.path = "reference:identity";
+  config.path = "reference:identity?shape=4";
   auto model = engine->load(config);
   if (!model.ok()) return fail(model.error());
 
   const std::vector<float> sent{1.0F, 2.5F, -3.0F, 4.0F};
   const millrace::TensorInfo& input = model->info().inputs.at(0);
-  millrace::Shape shape = input.shape;
-  if (input.type != millrace::DataType::fp32 || shape.rank() == 0) return 2;
-  for (std::size_t i = 0; i < shape.rank(); ++i) shape[i] = i + 1 == shape.rank() ? 4 : 1;
   millrace::Request request;
-  request.inputs.push_back({input.name, millrace::TensorView::of(sent.data(), shape), {}});
+  request.inputs.push_back({input.name, millrace::TensorView::of(sent.data(), {1, 4}), {}});
   auto answer = model->infer(std::move(request));
   if (!answer.ok()) return fail(answer.error());
   const float* got = answer->outputs[0].view.as<float>();

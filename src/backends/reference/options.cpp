@@ -239,6 +239,9 @@ Result<void> check(const Options& options) {
                                                   : "fixed_addresses does not go with BYTES");
     }
   }
+  if (options.output_sized_late && options.kind == Kind::checksum) {
+    return refuse("output_sized_late does not go with an output of 4 bytes");
+  }
   if (options.output_sized_late && options.shape.empty()) {
     return refuse("output_sized_late needs a shape with at least one dimension");
   }
