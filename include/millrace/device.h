@@ -96,8 +96,16 @@ class Waker {
   void wake() noexcept;
   /// Returns true once woken since the last return, false at `until`. Only by the one waiter.
   bool wait_until(TimePoint until) noexcept;
+  /// Makes `wake` call `instead(context)` on the waking thread, for a waiter whose work any thread may do. Before
+  /// the first wake.
+  void redirect(void (*instead)(void* context) noexcept, void* context) noexcept {
+    instead_ = instead;
+    context_ = context;
+  }
 
  private:
+  void (*instead_)(void* context) noexcept = nullptr;
+  void* context_ = nullptr;
   // 0: nothing, 1: a wake is kept, 2: the waiter sleeps. A futex word: no lock, no spurious allocation.
   std::atomic<std::uint32_t> state_{0};
 };
@@ -153,7 +161,8 @@ struct CopyPiece {
   std::size_t bytes = 0;
 };
 
-/// A non-owning name of a stream: an ordered queue of work on a device.
+/// A non-owning name of a stream: an ordered queue of work on a device. A ref that names none answers
+/// invalid_argument, as do null addresses (but for zero bytes, which are no work).
 class StreamRef {
  public:
   constexpr StreamRef() noexcept = default;
@@ -175,7 +184,8 @@ class StreamRef {
   /// null ref does not wait.
   Result<void> wait(EventRef event) const;
   /// Enqueues: `word` (in ordinary or pinned memory of the device) becomes `value`, and then, where the
-  /// device can do so by itself, `waker` (may be null) is woken. See `Device::wake_after`.
+  /// device can do so by itself, `waker` (may be null) is woken. See `Device::wake_after`. Both must
+  /// outlive the stream's work: seeing the word does not mean that the waker is no longer touched.
   Result<void> signal(std::atomic<std::uint64_t>& word, std::uint64_t value, Waker* waker) const;
   /// Whether all work is done. Errors: gpu_fault.
   [[nodiscard]] Result<bool> query() const;
@@ -273,9 +283,11 @@ class Device {
 using DeviceRef = Device*;
 
 struct HostDeviceOptions {
-  /// Memory that allocations on this device may take in all; 0: what the machine has.
+  /// Memory of kind `device` that allocations may take in all; 0: what the machine has. Pinned memory is
+  /// the host's and does not count, as with a GPU.
   std::size_t memory_limit_bytes = 0;
   /// Imitates a slower device: sleeping or computing reference models take this many times longer.
+  /// Above 0.
   double slowness = 1.0;
 };
 

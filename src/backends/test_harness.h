@@ -55,14 +55,14 @@ class Memory {
 };
 
 /// One run of a lane: its tensors, events and status. Must stay where it is until the run is over.
-class Run {
+class TestRun {
  public:
-  explicit Run(DeviceRef device) : device_(device) {
+  explicit TestRun(DeviceRef device) : device_(device) {
     done_ = device->new_event(EventTiming::untimed).value();
     consumed_ = device->new_event(EventTiming::untimed).value();
   }
-  Run(const Run&) = delete;
-  Run& operator=(const Run&) = delete;
+  TestRun(const TestRun&) = delete;
+  TestRun& operator=(const TestRun&) = delete;
 
   /// Adds an input that views the caller's memory.
   void input(const TensorView& view) { inputs_.push_back(view); }

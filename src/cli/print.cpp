@@ -191,7 +191,7 @@ std::string Progress::line(std::uint64_t done, double seconds) const {
 void Progress::update(std::uint64_t done) {
   if (!on_) return;
   const TimePoint now = Clock::now();
-  if (shown_ && now - drawn_ < std::chrono::milliseconds(100)) return;
+  if (now - drawn_ < std::chrono::milliseconds(100)) return;
   drawn_ = now;
   shown_ = true;
   const std::string text = line(done, std::chrono::duration<double>(now - start_).count());

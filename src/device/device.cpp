@@ -39,7 +39,7 @@ Result<DeviceId> parse_device_id(std::string_view text) {
   const char* end = digits.data() + digits.size();
   auto [stop, status] = std::from_chars(digits.data(), end, index);
   if (status != std::errc{} || stop != end || index < 0) {
-    return bad_argument("device ", quoted(text),
+    return bad_argument("device ", quote(text),
                         ": expected \"0\", \"cuda:0\", \"host\" or \"host:0\", with any index");
   }
   return DeviceId{kind, index};

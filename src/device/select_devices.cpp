@@ -49,7 +49,7 @@ std::string what_there_is(std::span<const GpuIdentity> gpus, std::string_view wh
 
 Error not_found(std::string_view name, std::span<const GpuIdentity> gpus,
                 std::string_view why_no_gpus) {
-  return {ErrorCode::not_found, concat("device ", quoted(name), " is not there; there are ",
+  return {ErrorCode::not_found, concat("device ", quote(name), " is not there; there are ",
                                        what_there_is(gpus, why_no_gpus))};
 }
 
@@ -60,7 +60,7 @@ Result<DeviceId> select_device(std::string_view name, std::span<const GpuIdentit
     if (found.empty()) return not_found(name, gpus, why_no_gpus);
     if (found.size() > 1) {
       return Error{ErrorCode::invalid_argument,
-                   concat("device ", quoted(name), " fits ", found.size(),
+                   concat("device ", quote(name), " fits ", found.size(),
                           " GPUs; give more of the UUID: ", what_there_is(gpus, why_no_gpus))};
     }
     return DeviceId::cuda(static_cast<std::int32_t>(found.front()));
@@ -103,8 +103,8 @@ Result<std::vector<DeviceId>> select_devices(std::span<const std::string> names,
     const auto same = std::ranges::find(ids, id);
     if (same != ids.end()) {
       return Error{ErrorCode::invalid_argument,
-                   concat("device ", quoted(name), " is ", id, ", already named ",
-                          quoted(names[static_cast<std::size_t>(same - ids.begin())]),
+                   concat("device ", quote(name), " is ", id, ", already named ",
+                          quote(names[static_cast<std::size_t>(same - ids.begin())]),
                           "; name each device once")};
     }
     ids.push_back(id);

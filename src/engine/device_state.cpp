@@ -56,8 +56,13 @@ DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executo
       timelines_(timelines),
       ledger_(*device),
       pool_(*device, MemoryKind::device),
+      inline_(device->id().kind == DeviceKind::host &&
+              (options.wait == WaitMode::automatic || options.wait == WaitMode::block)),
       loader_("mr-loader-" + std::to_string(device->id().index)),
       delivery_(executor) {
+  if (inline_) {
+    waker_.redirect([](void* self) noexcept { static_cast<DeviceState*>(self)->drive(); }, this);
+  }
   driver_ = Thread("mr-driver-" + std::to_string(device->id().index), [this] { loop(); });
 }
 
@@ -66,7 +71,7 @@ DeviceState::~DeviceState() { stop(); }
 bool DeviceState::stop() {
   if (driver_.joinable()) {
     stop_.store(true, std::memory_order_release);
-    waker_.wake();
+    wake_driver_thread();
     driver_.join();
     for (const auto& plan : hung_) {
       for (const auto& lane : plan->lanes) {
@@ -76,6 +81,8 @@ bool DeviceState::stop() {
   }
   return !hung_.empty();
 }
+
+void DeviceState::wake_driver_thread() noexcept { (inline_ ? sleeper_ : waker_).wake(); }
 
 void DeviceState::wake_before(TimePoint deadline) noexcept {
   if (deadline.time_since_epoch().count() < sleeps_until_.load(std::memory_order_seq_cst)) {
@@ -134,6 +141,36 @@ void DeviceState::give_up_on(PlanState& plan) {
 void DeviceState::loop() {
   prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds: batching delays are of the order of the default slack
   while (!stop_.load(std::memory_order_acquire)) {
+    drive();
+    if (spins()) continue;
+    const Duration::rep due = due_.load(std::memory_order_seq_cst);
+    thread_wakes_at_.store(due, std::memory_order_seq_cst);
+    if (due_.load(std::memory_order_seq_cst) < due) continue;
+    (inline_ ? sleeper_ : waker_).wait_until(TimePoint(Duration(due)));
+  }
+}
+
+/// Drives until there is no news, or leaves it to whoever drives already. That one looks at `news_` again
+/// after it has let go of `driving_`, so news of a thread that found it taken is not lost.
+void DeviceState::drive() noexcept {
+  news_.store(true, std::memory_order_seq_cst);
+  while (news_.load(std::memory_order_seq_cst)) {
+    if (driving_.exchange(true, std::memory_order_seq_cst)) return;
+    news_.store(false, std::memory_order_seq_cst);
+    const Duration::rep due = drive_once().time_since_epoch().count();
+    due_.store(due, std::memory_order_seq_cst);
+    driving_.store(false, std::memory_order_seq_cst);
+    // The driver thread must not sleep past the time at which something is due.
+    if (inline_ && due < thread_wakes_at_.load(std::memory_order_seq_cst)) sleeper_.wake();
+  }
+}
+
+TimePoint DeviceState::drive_once() {
+  sleeps_until_.store(TimePoint::min().time_since_epoch().count(), std::memory_order_relaxed);
+  for (PlanState* plan : plans_) {
+    plan->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
+  }
+  for (;;) {
     bool worked = run_commands();
     now_ = Clock::now();
     look_again_ = TimePoint::max();
@@ -142,7 +179,12 @@ void DeviceState::loop() {
     expire_requests();
     worked |= launch_ready();
     if (worked) last_work_ = now_;
-    wait();
+    if (spins()) return TimePoint::min();
+    const TimePoint until = arm_wakes();
+    sleeps_until_.store(until.time_since_epoch().count(), std::memory_order_seq_cst);
+    if (something_to_do(until)) continue;
+    ask_for_wakes();
+    return until;
   }
 }
 
@@ -462,6 +504,11 @@ PullQuery DeviceState::query_for(PlanState& plan, const LaneState& lane) {
   query.now = now_;
   query.lane_idle_from = lane.in_flight.empty() ? now_ : lane.idle_from;
   query.lead = plan.lead;
+  if (inline_ && !lane.in_flight.empty()) {
+    // The stream that finishes the batch in front drives at once: nothing is gained by being early.
+    query.lane_idle_from = TimePoint::max();
+    query.lead = Duration::zero();
+  }
   query.batch_time = plan.times.estimate(plan.max_items());
   query.move_cost = kHostMove;
   loads_.clear();
@@ -529,7 +576,7 @@ bool DeviceState::launch_from(PlanState& plan) {
       if (other != &plan && other->wake_at_items.load(std::memory_order_relaxed) <=
                                 plan.model->queue().items()) {
         other->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
-        other->device().waker().wake();
+        other->device().wake_driver_thread();
         break;
       }
     }
@@ -598,7 +645,9 @@ TimePoint DeviceState::arm_wakes() {
       const auto next = std::upper_bound(preferred.begin(), preferred.end(), seen);
       const std::int64_t full = next == preferred.end() ? plan->max_items() : *next;
       const TimePoint idle_soon =
-          lane->in_flight.empty() ? TimePoint::min() : lane->idle_from - plan->lead;
+          lane->in_flight.empty() ? TimePoint::min()
+          : inline_               ? TimePoint::max()
+                                  : lane->idle_from - plan->lead;
       if (seen > 0) {
         at = std::max(full, seen + 1);
       } else if (idle_soon <= now_) {
@@ -623,32 +672,23 @@ bool DeviceState::something_to_do(TimePoint until) const {
   return false;
 }
 
-void DeviceState::wait() {
-  const bool host = device_->id().kind == DeviceKind::host;
-  WaitMode mode = options_.wait;
-  if (mode == WaitMode::automatic) mode = host ? WaitMode::block : WaitMode::hybrid;
-  if (mode == WaitMode::spin ||
-      (mode == WaitMode::hybrid && (in_flight_ > 0 || now_ - last_work_ < kSpinAfterWork))) {
-    return;
-  }
-  const TimePoint until = arm_wakes();
-  sleeps_until_.store(until.time_since_epoch().count(), std::memory_order_seq_cst);
-  if (!something_to_do(until)) {
-    if (!host) {
-      for (PlanState* plan : plans_) {
-        for (auto& lane : plan->lanes) {
-          if (!lane->in_flight.empty()) {
-            (void)device_->wake_after(lane->in_flight.front()->done.ref(), waker_);
-          }
-        }
-      }
-    }
-    waker_.wait_until(until);
-  }
-  sleeps_until_.store(TimePoint::min().time_since_epoch().count(), std::memory_order_relaxed);
+/// Devices whose streams cannot wake a thread do it for the oldest batch of each lane.
+void DeviceState::ask_for_wakes() {
+  if (device_->id().kind == DeviceKind::host) return;
   for (PlanState* plan : plans_) {
-    plan->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
+    for (auto& lane : plan->lanes) {
+      if (lane->in_flight.empty()) continue;
+      (void)device_->wake_after(lane->in_flight.front()->done.ref(), waker_);
+    }
   }
+}
+
+bool DeviceState::spins() const noexcept {
+  if (inline_) return false;
+  WaitMode mode = options_.wait;
+  if (mode == WaitMode::automatic) mode = WaitMode::hybrid;
+  return mode == WaitMode::spin ||
+         (mode == WaitMode::hybrid && (in_flight_ > 0 || now_ - last_work_ < kSpinAfterWork));
 }
 
 }  // namespace millrace

@@ -34,8 +34,12 @@ class TimelineRing {
   std::size_t next_ = 0;
 };
 
-/// The driver is the one thread that enqueues on the device. It never loads, allocates device memory, captures, copies payload
-/// or waits for a stream.
+/// Driving a device means to complete what has finished, to form batches and to enqueue them. One thread does it at a
+/// time, and nothing in it loads, allocates device memory, captures, copies payload or waits for a stream.
+///
+/// On a GPU that thread is always the driver thread. On a host device, where waking a thread costs as much as the
+/// work, it is whoever has news: the caller that submits, the stream that finishes a batch; the driver thread then only
+/// keeps the time (delays, deadlines, hangs). See docs/design/driving.md.
 class DeviceState {
  public:
   DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
@@ -48,7 +52,10 @@ class DeviceState {
   [[nodiscard]] DeviceRef device() const noexcept { return device_; }
   [[nodiscard]] MemoryLedger& ledger() noexcept { return ledger_; }
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  /// Tells of news: work in a queue, a finished batch, a command. Woken by streams and submitters.
   [[nodiscard]] Waker& waker() noexcept { return waker_; }
+  /// The same, but never drives on the calling thread.
+  void wake_driver_thread() noexcept;
   [[nodiscard]] TaskThread& loader() noexcept { return loader_; }
 
   /// Makes the driver look again by `deadline`.
@@ -64,6 +71,8 @@ class DeviceState {
 
  private:
   void loop();
+  void drive() noexcept;
+  TimePoint drive_once();
   void on_driver(std::function<void()> command);
   bool run_commands();
   bool complete_finished();
@@ -85,9 +94,10 @@ class DeviceState {
   PullQuery query_for(PlanState& plan, const LaneState& lane);
   void launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
   void publish_load(PlanState& plan);
-  void wait();
+  [[nodiscard]] bool spins() const noexcept;
   [[nodiscard]] TimePoint arm_wakes();
   [[nodiscard]] bool something_to_do(TimePoint until) const;
+  void ask_for_wakes();
 
   const DeviceRef device_;
   const EngineOptions& options_;
@@ -95,17 +105,26 @@ class DeviceState {
   TimelineRing& timelines_;
   MemoryLedger ledger_;
   BlockPool pool_;
+  const bool inline_;  // whoever has news drives
   Waker waker_;
+  Waker sleeper_;  // the driver thread's, where `waker_` is redirected
   TaskThread loader_;
 
   std::mutex mutex_;
   std::vector<std::function<void()>> commands_;  // guarded by mutex_
   std::atomic<bool> has_commands_{false};
   std::atomic<bool> stop_{false};
-  /// When the driver wakes by itself; TimePoint::min() while it is awake.
+  /// When the driver thread will look by itself; TimePoint::min() while the device is being driven.
   std::atomic<Duration::rep> sleeps_until_{TimePoint::min().time_since_epoch().count()};
+  /// When something is due, as last computed; when the driver thread will look by itself.
+  std::atomic<Duration::rep> due_{TimePoint::max().time_since_epoch().count()};
+  std::atomic<Duration::rep> thread_wakes_at_{TimePoint::min().time_since_epoch().count()};
+  // Somebody drives; there is news that nobody has looked at. Together they make sure that whoever
+  // comes while another drives is not forgotten: see `drive`.
+  std::atomic<bool> driving_{false};
+  std::atomic<bool> news_{false};
 
-  // The driver's.
+  // Of whoever drives.
   std::vector<PlanState*> plans_;
   std::vector<std::unique_ptr<PlanState>> hung_;  // unloaded, kept for their streams
   int in_flight_ = 0;

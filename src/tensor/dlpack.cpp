@@ -112,28 +112,31 @@ Result<TensorView> view_of(const dlpack::Tensor& tensor, EventRef ready) {
 }
 
 // Calls the deleter of what was imported, once.
-template <class Managed>
+template <class Standard>
 class Import final : public Lease::Counted {
  public:
-  explicit Import(Managed* managed) noexcept : managed_(managed) {}
+  Import(Standard* managed, void (*deleter)(Standard*)) noexcept
+      : managed_(managed), deleter_(deleter) {}
   void dispose() noexcept override {
-    if (managed_->deleter) managed_->deleter(managed_);
+    if (deleter_) deleter_(managed_);
     delete this;
   }
 
  private:
-  Managed* managed_;
+  Standard* managed_;
+  void (*deleter_)(Standard*);
 };
 
-template <class Managed>
-Result<Tensor> import(Managed* managed, EventRef ready) {
-  Result<TensorView> view = view_of(managed->tensor, ready);
+template <class Standard>
+Result<Tensor> import(Standard* managed, const dlpack::Tensor& tensor, void (*deleter)(Standard*),
+                      EventRef ready) {
+  Result<TensorView> view = view_of(tensor, ready);
   if (!view.ok()) {
     std::string& message = view.error().message;
     if (!message.starts_with("DLPack")) message = "DLPack tensor: " + message;
     return std::move(view).error();
   }
-  auto* counted = new (std::nothrow) Import<Managed>(managed);
+  auto* counted = new (std::nothrow) Import<Standard>(managed, deleter);
   if (!counted) return Error{ErrorCode::out_of_memory, "no host memory to take over a DLPack tensor"};
   return Tensor(*view, Lease::adopt(counted));
 }
@@ -145,24 +148,27 @@ struct Export {
   Strides strides;
   Lease lease;
 
-  static void destroy(dlpack::ManagedVersioned* managed) { delete static_cast<Export*>(managed->context); }
+  static void destroy(DLManagedTensorVersioned* self) {
+    delete static_cast<Export*>(reinterpret_cast<dlpack::ManagedVersioned*>(self)->context);
+  }
 };
 
 }  // namespace
 
 Result<Tensor> from_dlpack(DLManagedTensorVersioned* managed, EventRef ready) {
   if (!managed) return invalid("got a null pointer");
-  auto* versioned = reinterpret_cast<dlpack::ManagedVersioned*>(managed);
+  const auto* versioned = reinterpret_cast<const dlpack::ManagedVersioned*>(managed);
   if (versioned->version.major != dlpack::kMajorVersion) {
     return unsupported(concat("expected version ", dlpack::kMajorVersion, ".x, got ",
                               versioned->version.major, ".", versioned->version.minor));
   }
-  return import(versioned, ready);
+  return import(managed, versioned->tensor, versioned->deleter, ready);
 }
 
 Result<Tensor> from_dlpack(DLManagedTensor* managed, EventRef ready) {
   if (!managed) return invalid("got a null pointer");
-  return import(reinterpret_cast<dlpack::Managed*>(managed), ready);
+  const auto* old = reinterpret_cast<const dlpack::Managed*>(managed);
+  return import(managed, old->tensor, old->deleter, ready);
 }
 
 Result<DLManagedTensorVersioned*> to_dlpack(const Tensor& tensor, bool read_only) {

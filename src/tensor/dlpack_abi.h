@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
+struct DLManagedTensor;
+struct DLManagedTensorVersioned;
+
 namespace millrace::dlpack {
 
 inline constexpr std::uint32_t kMajorVersion = 1;
@@ -58,7 +61,7 @@ struct Tensor {
 struct Managed {
   Tensor tensor;
   void* context;
-  void (*deleter)(Managed* self);  // may be null
+  void (*deleter)(DLManagedTensor* self);  // may be null
 };
 
 inline constexpr std::uint64_t kReadOnly = 1 << 0;
@@ -68,7 +71,7 @@ inline constexpr std::uint64_t kCopied = 1 << 1;
 struct ManagedVersioned {
   Version version;
   void* context;
-  void (*deleter)(ManagedVersioned* self);  // may be null
+  void (*deleter)(DLManagedTensorVersioned* self);  // may be null
   std::uint64_t flags;
   Tensor tensor;
 };

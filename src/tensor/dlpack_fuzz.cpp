@@ -107,11 +107,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   versioned.context = &deleted;
   if (switches & kOld) {
     dlpack::Managed old{tensor, &deleted, nullptr};
-    if (has_deleter) old.deleter = [](dlpack::Managed* self) { ++*static_cast<int*>(self->context); };
+    if (has_deleter) {
+      old.deleter = [](DLManagedTensor* self) {
+        ++*static_cast<int*>(reinterpret_cast<dlpack::Managed*>(self)->context);
+      };
+    }
     check_import(from_dlpack(reinterpret_cast<DLManagedTensor*>(&old)), deleted, has_deleter);
   } else {
     if (has_deleter) {
-      versioned.deleter = [](dlpack::ManagedVersioned* self) { ++*static_cast<int*>(self->context); };
+      versioned.deleter = [](DLManagedTensorVersioned* self) {
+        ++*static_cast<int*>(reinterpret_cast<dlpack::ManagedVersioned*>(self)->context);
+      };
     }
     check_import(from_dlpack(reinterpret_cast<DLManagedTensorVersioned*>(&versioned)), deleted,
                  has_deleter);

@@ -637,9 +637,14 @@ TYPED_TEST(DeviceConformance, AThrowingTaskHarmsNobody) {
 
 TYPED_TEST(DeviceConformance, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone) {
   Stream stream = this->new_stream();
+  Event event = this->new_event();
   auto held = std::make_shared<int>(1);
+  typename TestFixture::Gate entrance(stream);  // so that all is enqueued before any of it is done
   ASSERT_TRUE(stream.ref().run([held] {}).ok());
-  ASSERT_TRUE(stream.ref().synchronize().ok());
+  ASSERT_TRUE(stream.ref().record(event).ok());
+  typename TestFixture::Gate exit(stream);
+  entrance.open();
+  ASSERT_TRUE(event.ref().synchronize().ok());
   EXPECT_EQ(held.use_count(), 1);
 }
 

@@ -37,7 +37,7 @@ std::string why_none(cudaError_t status, int driver) {
     return concat("the driver says: ", cudaGetErrorString(status));
   }
   if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    return concat("CUDA_VISIBLE_DEVICES=", quoted(visible), " leaves none visible");
+    return concat("CUDA_VISIBLE_DEVICES=", quote(visible), " leaves none visible");
   }
   return "the driver finds none";
 }

@@ -76,11 +76,7 @@ void HostQueue::close() noexcept {
 
 void HostQueue::finish() noexcept {
   close();
-  if (on_own_thread()) {
-    thread_.detach();
-  } else {
-    thread_.join();
-  }
+  thread_.join();  // which only lets go when the caller is that thread
 }
 
 void HostQueue::abandon() noexcept {
