@@ -57,11 +57,16 @@ target_include_directories(millrace_direct PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}/b
 target_link_libraries(millrace_direct
   PUBLIC Threads::Threads ${CMAKE_DL_LIBS} PRIVATE millrace_flags millrace_onnxruntime)
 
+# The command line, apart from `main`, is a library so that its tests can call it.
+# Everything of the program but its `main`, for its tests and for the benchmarks.
 millrace_sources(cli_sources src/cli)
 if(cli_sources)
-  add_executable(millrace ${cli_sources})
-  target_link_libraries(millrace PRIVATE
-    millrace_core millrace_direct millrace_private millrace_cli11 millrace_flags)
+  list(FILTER cli_sources EXCLUDE REGEX "/src/cli/main\\.cpp$")
+  add_library(millrace_cli STATIC ${cli_sources})
+  target_link_libraries(millrace_cli
+    PUBLIC millrace_core millrace_direct millrace_private millrace_cli11 PRIVATE millrace_flags)
+  add_executable(millrace src/cli/main.cpp)
+  target_link_libraries(millrace PRIVATE millrace_cli millrace_flags)
   millrace_sanitizer_options(millrace VENDOR)
   if(MILLRACE_PLACE_DIR)  # where users find the released program, with its default backend beside it
     add_custom_command(TARGET millrace POST_BUILD VERBATIM

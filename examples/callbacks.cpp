@@ -1,12 +1,11 @@
 // Many requests without a thread for each: callbacks, and what becomes of a request that is taken
 // back or comes too late. Every request is answered exactly once, by an answer or by an error.
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
-#include <vector>
+#include <optional>
 
 #include <millrace/engine.h>
 
@@ -73,8 +72,9 @@ int main(int argc, char** argv) {
   Tally slow_tally;
   Result<Engine> engine = Engine::create();
   if (!engine) return fail(engine.error());
-  const Result<Model> digits =
-      engine->load({.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx"});
+  ModelConfig config;
+  config.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx";
+  const Result<Model> digits = engine->load(config);
   if (!digits) return fail(digits.error());
 
   // Many at once. Those that wait together are computed together.
@@ -104,11 +104,11 @@ int main(int argc, char** argv) {
     return slow->submit(std::move(request), slow_tally.callback());
   };
   const Result<Ticket> first = submit_slow({});
+  if (!first) return fail(first.error());
   const Result<Ticket> hasty = submit_slow(Clock::now() + std::chrono::milliseconds(20));
+  if (!hasty) return fail(hasty.error());
   Result<Ticket> unwanted = submit_slow({});
-  for (const Result<Ticket>* ticket : {&first, &hasty, &unwanted}) {
-    if (!*ticket) return fail(ticket->error());
-  }
+  if (!unwanted) return fail(unwanted.error());
   std::printf("taken back: %s\n", unwanted->cancel() ? "yes" : "no, it had started");
 
   digits_tally.wait_for(kRequests);

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
-#include <optional>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -120,8 +119,9 @@ int main(int argc, char** argv) {
 
   Result<Engine> engine = Engine::create();
   if (!engine) return fail(engine.error());
-  const Result<Model> model =
-      engine->load({.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx"});
+  ModelConfig config;
+  config.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx";
+  const Result<Model> model = engine->load(config);
   if (!model) return fail(model.error());
 
   std::vector<Future> answers(kPictures);

@@ -1,5 +1,4 @@
-// Loads a model and asks it what it sees in one image: a handwritten digit of 8x8 pixels, 0 to 16
-// each.
+// Loads a model and asks it what it sees in one image: a handwritten digit, 8x8 pixels of 0 to 16.
 #include <algorithm>
 #include <cstdio>
 
@@ -13,7 +12,9 @@ constexpr float kImage[64] = {0, 0, 0,  9,  15, 1,  0, 0, 0, 0, 4,  16, 12, 0,  
 int main(int argc, char** argv) {
   auto engine = millrace::Engine::create();
   if (!engine) return std::puts(engine.error().message.c_str()), 1;
-  auto model = engine->load({.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx"});
+  millrace::ModelConfig config;
+  config.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx";
+  auto model = engine->load(config);
   if (!model) return std::puts(model.error().message.c_str()), 1;
 
   millrace::Request request;

@@ -45,6 +45,7 @@ Result<void> report(const Model& model, std::vector<Future> answers) {
 int main(int argc, char** argv) {
   EngineOptions options;
   options.devices.devices = {"host:0", "host:1"};
+  options.max_batches_in_flight = 1;  // on each device, so that models there take turns
   Result<Engine> engine = Engine::create(options);
   if (!engine) return fail(engine.error());
 
@@ -53,7 +54,6 @@ int main(int argc, char** argv) {
   digits_config.devices = {DeviceId::host(0), DeviceId::host(1)};
   digits_config.lanes = 1;  // on each device
   digits_config.batching.max_items = 8;
-  digits_config.priority_class = 1;  // where both models wait for a device, this one goes first
   const Result<Model> digits = engine->load(digits_config);
   if (!digits) return fail(digits.error());
 
@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
   neighbour_config.path = "reference:busy?shape=16&batch_us=1000";
   neighbour_config.devices = {DeviceId::host(1)};
   neighbour_config.batching.max_items = 1;
+  neighbour_config.weight = 1.0;  // the default, and so the digits' as well: equal shares
   const Result<Model> neighbour = engine->load(neighbour_config);
   if (!neighbour) return fail(neighbour.error());
 

@@ -95,8 +95,9 @@ int Pixels::alive = 0;
 int main(int argc, char** argv) {
   Result<Engine> engine = Engine::create();
   if (!engine) return fail(engine.error());
-  const Result<Model> model =
-      engine->load({.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx"});
+  ModelConfig config;
+  config.path = argc > 1 ? argv[1] : "examples/digits/digits.onnx";
+  const Result<Model> model = engine->load(config);
   if (!model) return fail(model.error());
 
   // In: the request holds the pixels by a lease and the model reads them where they lie.

@@ -48,7 +48,8 @@ const OrtApi* open_api(std::string path) {
 
 class Onnx final : public OnnxLoop {
  public:
-  explicit Onnx(const OnnxSetup& setup) : setup_(setup), api_(open_api(setup.library)) {
+  // By way of the other constructor, so that the destructor cleans up after what throws here.
+  explicit Onnx(const OnnxSetup& setup) : Onnx(setup, open_api(setup.library)) {
     check(api_->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "direct", &env_));
     open_session();
     check(api_->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory_));
@@ -75,7 +76,9 @@ class Onnx final : public OnnxLoop {
       stopping_ = true;
     }
     changed_.notify_all();
-    for (auto& worker : workers_) worker->thread.join();
+    for (auto& worker : workers_) {
+      if (worker->thread.joinable()) worker->thread.join();
+    }
     for (auto& worker : workers_) {
       for (OrtValue* value : worker->outputs) {
         if (value) api_->ReleaseValue(value);
@@ -125,7 +128,7 @@ class Onnx final : public OnnxLoop {
       check(api_->Run(session_, nullptr, input_names_.data(), batches_.at(batch).data(), input_names_.size(),
                       output_names_.data(), output_names_.size(), values.data()));
       for (std::size_t i = 0; i < values.size(); ++i) {
-        out.push_back(contents_of(values[i], setup_.outputs[i].element_type));
+        out.push_back(contents_of(values[i]));
         api_->ReleaseValue(values[i]);
       }
     } catch (const std::exception& what) {
@@ -146,6 +149,8 @@ class Onnx final : public OnnxLoop {
     Figures figures;
     std::thread thread;
   };
+
+  Onnx(const OnnxSetup& setup, const OrtApi* api) : setup_(setup), api_(api) {}
 
   void check(OrtStatus* status) const {
     if (!status) return;
@@ -191,8 +196,7 @@ class Onnx final : public OnnxLoop {
     }
   }
 
-  std::string contents_of(OrtValue* value, int element_type) const {
-    (void)element_type;
+  std::string contents_of(OrtValue* value) const {
     const std::size_t bytes = bytes_of(value);
     void* data = nullptr;
     check(api_->GetTensorMutableData(value, &data));

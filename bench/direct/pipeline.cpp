@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "direct/direct.h"
 
@@ -17,35 +20,78 @@ struct Request {
   std::vector<std::byte> output;
   Clock::time_point sent;
   std::uint32_t sends = 0;
+  std::function<void(Request&)> callback;
 };
 
 struct Batch {
   std::vector<Request*> requests;
 };
 
-// Many producers, consumers that take all there is. Producers pay for a wake-up only when one sleeps.
-template <class T>
-class Queue {
+// Requests that wait: many producers, one consumer. Never holds more than there are requests in all.
+// Producers pay for a wake-up only when the consumer sleeps.
+class RequestQueue {
  public:
-  void push(T value) {
+  explicit RequestQueue(std::size_t capacity) : ring_(capacity) {}
+  void push(Request* request) {
     bool wake;
     {
       const std::lock_guard lock(mutex_);
-      values_.push_back(value);
-      wake = sleeping_;
-      sleeping_ = false;
+      ring_[(first_ + count_++) % ring_.size()] = request;
+      wake = std::exchange(sleeping_, false);
     }
     if (wake) changed_.notify_one();
   }
-  // Moves everything into `out` (emptied first); false when closed and empty.
-  bool take_all(std::vector<T>& out) {
+  // Waits for a request, then takes up to `most`; false when closed.
+  bool take(std::size_t most, std::vector<Request*>& out) {
     out.clear();
     std::unique_lock lock(mutex_);
-    while (values_.empty() && !closed_) {
+    while (count_ == 0 && !closed_) {
       sleeping_ = true;
       changed_.wait(lock);
     }
-    out.swap(values_);
+    for (; count_ > 0 && out.size() < most; --count_) {
+      out.push_back(ring_[first_]);
+      first_ = first_ + 1 == ring_.size() ? 0 : first_ + 1;
+    }
+    return !closed_;
+  }
+  void close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Request*> ring_;
+  std::size_t first_ = 0;
+  std::size_t count_ = 0;
+  bool sleeping_ = false;
+  bool closed_ = false;
+};
+
+// Batches on their way: one consumer, which takes all there are.
+class BatchQueue {
+ public:
+  void push(Batch* batch) {
+    bool wake;
+    {
+      const std::lock_guard lock(mutex_);
+      batches_.push_back(batch);
+      wake = std::exchange(sleeping_, false);
+    }
+    if (wake) changed_.notify_one();
+  }
+  // Moves everything into `out`; false when closed and empty.
+  bool take_all(std::vector<Batch*>& out) {
+    out.clear();
+    std::unique_lock lock(mutex_);
+    while (batches_.empty() && !closed_) {
+      sleeping_ = true;
+      changed_.wait(lock);
+    }
+    out.swap(batches_);
     return !out.empty();
   }
   void close() {
@@ -57,55 +103,23 @@ class Queue {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<T> values_;
-  bool sleeping_ = false;
-  bool closed_ = false;
-};
-
-// The batches of one stream: one producer, one consumer, one at a time.
-class BatchQueue {
- public:
-  void push(Batch* batch) {
-    {
-      const std::lock_guard lock(mutex_);
-      batches_.push_back(batch);
-    }
-    changed_.notify_one();
-  }
-  Batch* take() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return next_ < batches_.size() || closed_; });
-    if (next_ == batches_.size()) return nullptr;
-    Batch* batch = batches_[next_++];
-    if (next_ == batches_.size()) {
-      batches_.clear();
-      next_ = 0;
-    }
-    return batch;
-  }
-  void close() {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
   std::vector<Batch*> batches_;
-  std::size_t next_ = 0;
+  bool sleeping_ = false;
   bool closed_ = false;
 };
 
 class Pipeline final : public Loop {
  public:
   explicit Pipeline(const PipelineSetup& setup)
-      : setup_(setup), request_bytes_(setup.item_bytes * static_cast<std::size_t>(setup.request_items)) {
+      : setup_(setup),
+        request_bytes_(setup.item_bytes * static_cast<std::size_t>(setup.request_items)),
+        waiting_(static_cast<std::size_t>(setup.concurrency)) {
     requests_.resize(static_cast<std::size_t>(setup.concurrency));
     std::uint32_t value = 1;
     for (Request& request : requests_) {
       request.input.resize(request_bytes_);
       request.output.resize(request_bytes_);
+      request.callback = [this](Request& answered) { answer(answered); };
       for (std::byte& byte : request.input) byte = static_cast<std::byte>((value = value * 1664525U + 1013904223U) >> 24);
     }
     batches_.resize(static_cast<std::size_t>(setup.lanes * setup.slots));
@@ -154,21 +168,13 @@ class Pipeline final : public Loop {
     waiting_.push(&request);
   }
 
-  // The driver: a batch as soon as a slot is free, as full as what waits allows.
+  // The driver: with a free slot, a batch as full as what waits allows.
   void drive() {
-    std::vector<Request*> taken;
-    std::size_t next_stream = 0;
     const auto most = static_cast<std::size_t>(std::max<std::int64_t>(1, setup_.max_batch_items / setup_.request_items));
-    while (waiting_.take_all(taken)) {
-      for (std::size_t at = 0; at < taken.size();) {
-        Batch* batch = take_slot();
-        if (!batch) return;
-        const std::size_t count = std::min(most, taken.size() - at);
-        batch->requests.assign(taken.begin() + static_cast<std::ptrdiff_t>(at),
-                               taken.begin() + static_cast<std::ptrdiff_t>(at + count));
-        at += count;
-        streams_[next_stream++ % streams_.size()]->push(batch);
-      }
+    for (std::size_t stream = 0;; stream = (stream + 1) % streams_.size()) {
+      Batch* const batch = take_slot();
+      if (!batch || !waiting_.take(most, batch->requests)) return;
+      streams_[stream]->push(batch);
     }
   }
 
@@ -182,13 +188,18 @@ class Pipeline final : public Loop {
   }
 
   void compute(BatchQueue& stream) {
-    while (Batch* batch = stream.take()) {
-      for (Request* request : batch->requests) {
-        for (std::size_t at = 0; at < request_bytes_; at += setup_.item_bytes) {
-          std::memcpy(request->output.data() + at, request->input.data() + at, setup_.item_bytes);
-        }
+    std::vector<Batch*> batches;
+    while (stream.take_all(batches)) {
+      for (Batch* batch : batches) {
+        for (Request* request : batch->requests) copy_items(*request);
+        done_.push(batch);
       }
-      done_.push(batch);
+    }
+  }
+
+  void copy_items(Request& request) const {
+    for (std::size_t at = 0; at < request_bytes_; at += setup_.item_bytes) {
+      std::memcpy(request.output.data() + at, request.input.data() + at, setup_.item_bytes);
     }
   }
 
@@ -203,12 +214,12 @@ class Pipeline final : public Loop {
         free_.insert(free_.end(), batches.begin(), batches.end());
       }
       free_changed_.notify_one();
-      for (Request* request : answered) call_back(*request);
+      for (Request* request : answered) request->callback(*request);
     }
   }
 
   // As the load generator's callback: takes the time, checks one answer in 64, sends again.
-  void call_back(Request& request) {
+  void answer(Request& request) {
     const auto now = Clock::now();
     if (counting_.load(std::memory_order_relaxed)) {
       figures_.latency.record(static_cast<std::uint64_t>(std::chrono::nanoseconds(now - request.sent).count()));
@@ -228,9 +239,9 @@ class Pipeline final : public Loop {
   std::vector<Request> requests_;
   std::vector<Batch> batches_;
 
-  Queue<Request*> waiting_;
+  RequestQueue waiting_;
   std::vector<std::unique_ptr<BatchQueue>> streams_;
-  Queue<Batch*> done_;
+  BatchQueue done_;
   std::mutex free_mutex_;
   std::condition_variable free_changed_;
   std::vector<Batch*> free_;  // guarded by free_mutex_

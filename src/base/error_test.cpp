@@ -18,7 +18,9 @@ struct Dog final : Animal {
   int legs() const override { return 4; }
 };
 
-Error full() { return {ErrorCode::queue_full, "expected room for 1 request, got none", Scope::model}; }
+Error full() {
+  return {ErrorCode::queue_full, "expected room for 1 request, got none", Scope::model};
+}
 
 TEST(Error, CodesAndScopesHaveDistinctNames) {
   EXPECT_EQ(to_string(ErrorCode::invalid_argument), "invalid_argument");

@@ -18,7 +18,7 @@
 namespace millrace {
 namespace {
 
-constexpr std::size_t kPendingBytes = 64 * 1024;
+constexpr std::size_t kPendingBytes = 65536;
 constexpr int kAttempts = 100;
 
 std::string reason_of(int error) { return std::generic_category().message(error); }
@@ -104,8 +104,7 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
       target = resolved;
       std::free(resolved);
     }
-    // Found out now rather than after hours of work: a folder's name cannot be taken over.
-    if (S_ISDIR(status.st_mode)) return error(EISDIR);
+    // A folder's name cannot be taken over, which is found out here.
     if (!S_ISREG(status.st_mode)) {
       const int fd = ::open(target.c_str(), O_WRONLY | O_CLOEXEC);
       if (fd < 0) return error(errno);
@@ -200,7 +199,8 @@ Result<void> AtomicFile::commit() {
   }
   static_cast<void>(::close(std::exchange(descriptor_, -1)));
   if (in_place) return {};
-  // The name too; folders that cannot be opened or synchronized (some network file systems) are no error.
+  // The name too; folders that cannot be opened or synchronized (some network file systems) are no
+  // error.
   const Descriptor folder(::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() >= 0) static_cast<void>(::fsync(folder.get()));
   return {};

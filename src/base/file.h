@@ -11,17 +11,18 @@
 
 namespace millrace {
 
-/// The bytes of a regular file (or of what else can be read to its end). Errors: not_found; unavailable
-/// when it cannot be read; invalid_argument for a folder or when there are more than `limit_bytes`.
+/// The bytes of a regular file (or of what else can be read to its end). Errors: not_found;
+/// unavailable when it cannot be read; invalid_argument for a folder or when there are more than
+/// `limit_bytes`.
 [[nodiscard]] Result<std::string> read_file(
     const std::string& path, std::size_t limit_bytes = std::numeric_limits<std::size_t>::max());
 
-/// Writes a file under a temporary name beside its final one, which it takes when committed. Until then
-/// what was there stays; without a commit, or after an error, the temporary is removed. What is there and
-/// is no regular file (a terminal, a pipe, /dev/null) is written as it is.
+/// Writes a file under a temporary name beside its final one, which it takes when committed. Until
+/// then what was there stays; without a commit, or after an error, the temporary is removed. What
+/// is there and is no regular file (a terminal, a pipe, /dev/null) is written as it is.
 ///
-/// All errors are `unavailable` (disk full included) and name the path and the system's reason; after the
-/// first, writing on answers with the same error. One thread at a time.
+/// All errors are `unavailable` (disk full included) and name the path and the system's reason;
+/// after the first, writing on answers with the same error. One thread at a time.
 class AtomicFile {
  public:
   [[nodiscard]] static Result<AtomicFile> create(const std::string& path);

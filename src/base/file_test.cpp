@@ -27,7 +27,9 @@ class File : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  [[nodiscard]] std::string in_folder(const std::string& name) const { return (folder_ / name).string(); }
+  [[nodiscard]] std::string in_folder(const std::string& name) const {
+    return (folder_ / name).string();
+  }
   void make(const std::string& name, std::string_view bytes) const {
     std::ofstream(in_folder(name), std::ios::binary) << bytes;
   }
@@ -102,7 +104,8 @@ TEST_F(File, CannotBeWrittenWhereThereIsNoPlace) {
     EXPECT_EQ(error.code, ErrorCode::unavailable);
     EXPECT_NE(error.message.find(path), std::string::npos) << error.message;
   }
-  EXPECT_NE(write_file(folder_.string(), "x").error().message.find("Is a directory"), std::string::npos);
+  EXPECT_NE(write_file(folder_.string(), "x").error().message.find("Is a directory"),
+            std::string::npos);
   EXPECT_EQ(files(), 0u);
 }
 

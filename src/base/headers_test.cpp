@@ -1,4 +1,5 @@
-// Every public header stands alone, and is compiled without a warning by who sees only the public folder.
+// Every public header stands alone, and is compiled without a warning by who sees only the public
+// folder.
 #include <cstdlib>
 #include <filesystem>
 #include <string>

@@ -14,8 +14,8 @@ constexpr std::uint64_t kLargest = (std::uint64_t{1} << Histogram::kMaxBits) - 1
 
 }  // namespace
 
-// Values below 128 have a bucket each. Above, the seven bits behind the leading one choose a bucket of
-// the value's power of two.
+// Values below 128 have a bucket each. Above, the seven bits behind the leading one choose a bucket
+// of the value's power of two.
 std::size_t Histogram::bucket_of(std::uint64_t value) noexcept {
   if (value < kSubBuckets) return value;
   value = std::min(value, kLargest);
@@ -66,8 +66,10 @@ double Histogram::mean() const noexcept {
 
 std::uint64_t Histogram::quantile(double q) const noexcept {
   if (count_ == 0) return 0;
-  // Slightly less than q * count, so that rounding in the product does not ask for one value too many.
-  const double wanted = std::ceil(std::clamp(q, 0.0, 1.0) * static_cast<double>(count_) * (1 - 1e-12));
+  // Slightly less than q * count, so that rounding in the product does not ask for one value too
+  // many.
+  const double wanted =
+      std::ceil(std::clamp(q, 0.0, 1.0) * static_cast<double>(count_) * (1 - 1e-12));
   std::uint64_t left = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(wanted));
   for (std::size_t i = 0; i < kBuckets; ++i) {
     if (counts_[i] >= left) return value_of(i);

@@ -41,13 +41,15 @@ TEST(Histogram, BucketsCoverEveryValueInOrder) {
   }
 }
 
-TEST(Histogram, ReportsEveryValueWithinOnePercent) {
+TEST(Histogram, ReportsEveryValueWithinHalfABucket) {
   std::mt19937_64 random(1);
   for (int i = 0; i < 200000; ++i) {
     const std::uint64_t value = random() >> (22 + random() % 42);  // evenly over the magnitudes
     const std::uint64_t reported = Histogram::value_of(Histogram::bucket_of(value));
-    ASSERT_LE(relative_error(reported, value), 0.01) << value;
-    if (value < 256) { ASSERT_EQ(reported, value); }
+    ASSERT_LE(relative_error(reported, value), 0.004) << value;  // half a bucket
+    if (value < 256) {
+      ASSERT_EQ(reported, value);
+    }
   }
 }
 
@@ -133,14 +135,15 @@ TEST(LiveHistogram, AgreesWithThePlainOne) {
 
 TEST(LiveHistogram, IsReadWhileItIsWritten) {
   constexpr int kWriters = 3;
-  constexpr std::uint64_t kValues = 20000;
+  constexpr std::uint64_t kValues = 300000;
   const auto live = std::make_unique<LiveHistogram>();
   const auto alone = std::make_unique<LiveHistogram>();
   std::vector<std::thread> writers;
+  writers.reserve(kWriters);
   for (int w = 0; w < kWriters; ++w) {
     writers.emplace_back([&, w] {
       for (std::uint64_t i = 0; i < kValues; ++i) {
-        live->record(i);
+        live->record(i % 4);  // few buckets, so that the writers meet
         if (w == 0) alone->record_alone(i);
       }
     });

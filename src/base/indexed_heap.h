@@ -25,10 +25,12 @@ class HeapPosition {
   std::size_t index_ = kNone;
 };
 
-/// A binary heap of pointers to elements that know their own position, smallest key first. Push, pop and
-/// the removal of any element take O(log n). `KeyOf` is a function object: `KeyOf{}(element)` is ordered by
-/// `<`. Elements of equal keys come in no particular order: put a sequence number in the key where it
-/// matters. A key must not change while its element is in the heap, but for `update` right after.
+/// A binary heap of pointers to elements that know their own position, smallest key first. Push,
+/// pop and the removal of any element take O(log n). `KeyOf` is a function object:
+/// `KeyOf{}(element)` is ordered by
+/// `<`. Elements of equal keys come in no particular order: put a sequence number in the key where
+/// it matters. A key must not change while its element is in the heap, but for `update` right
+/// after.
 ///
 /// Does not own its elements. Allocates only as it grows beyond what was reserved. Not thread-safe.
 template <class T, class KeyOf, HeapPosition T::*Position>

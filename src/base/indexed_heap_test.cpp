@@ -68,7 +68,9 @@ TEST(IndexedHeap, BehavesAsASortedSetUnderRandomUse) {
       model.erase(model.begin());
     }
     ASSERT_EQ(heap.size(), model.size());
-    if (!model.empty()) { ASSERT_EQ(heap.top()->key, *model.begin()); }
+    if (!model.empty()) {
+      ASSERT_EQ(heap.top()->key, *model.begin());
+    }
   }
   heap.clear();
   EXPECT_TRUE(std::none_of(tasks.begin(), tasks.end(),

@@ -18,7 +18,9 @@ struct Anchored {
   Anchored() noexcept : Anchored(0) {}
   explicit Anchored(int n) noexcept : value(n), self(this) { ++alive; }
   Anchored(const Anchored& other) : value(other.value), self(this) { ++alive; }
-  Anchored(Anchored&& other) noexcept : value(std::exchange(other.value, -1)), self(this) { ++alive; }
+  Anchored(Anchored&& other) noexcept : value(std::exchange(other.value, -1)), self(this) {
+    ++alive;
+  }
   Anchored& operator=(const Anchored&) = default;
   ~Anchored() {
     EXPECT_EQ(self, this);
@@ -84,13 +86,13 @@ TEST(InlineVector, MovesFromInsideAndOutside) {
       const std::vector<int> expected = values(a);
       InlineVector<Anchored, 2> b = std::move(a);
       EXPECT_EQ(values(b), expected);
-      EXPECT_TRUE(a.empty());
+      EXPECT_TRUE(a.empty());  // NOLINT(bugprone-use-after-move)
       InlineVector<Anchored, 2> c;
       for (int i = 0; i < other_size; ++i) c.emplace_back(100 + i);
       c = std::move(b);
       EXPECT_EQ(values(c), expected);
-      EXPECT_TRUE(b.empty());
-      b.emplace_back(5);  // what was moved from can be used again
+      EXPECT_TRUE(b.empty());  // NOLINT(bugprone-use-after-move)
+      b.emplace_back(5);       // what was moved from can be used again
       b.emplace_back(6);
       b.emplace_back(7);
       EXPECT_EQ(values(b), (std::vector{5, 6, 7}));
@@ -131,7 +133,9 @@ struct ThrowsOnCopy {
     if (*alive == 4) throw std::runtime_error("no more");
     ++*alive;
   }
-  ThrowsOnCopy(ThrowsOnCopy&& other) noexcept : alive(other.alive), text(std::move(other.text)) { ++*alive; }
+  ThrowsOnCopy(ThrowsOnCopy&& other) noexcept : alive(other.alive), text(std::move(other.text)) {
+    ++*alive;
+  }
   ~ThrowsOnCopy() { --*alive; }
   int* alive;
   std::string text;
@@ -191,7 +195,9 @@ TEST(InlineVector, BehavesAsStdVectorUnderRandomUse) {
         v = std::move(other);
         break;
       }
-      case 6: v = InlineVector<std::string, 3>(v); break;
+      case 6:
+        v = InlineVector<std::string, 3>(v);
+        break;
       default:
         if (!model.empty() && model.size() < 20) {
           const std::size_t i = random() % model.size();

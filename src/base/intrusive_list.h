@@ -1,4 +1,5 @@
-// A doubly linked list whose links lie in its elements: no allocation, removal from anywhere in O(1).
+// A doubly linked list whose links lie in its elements: no allocation, removal from anywhere in
+// O(1).
 #pragma once
 
 #include <cassert>
@@ -8,14 +9,16 @@
 
 namespace millrace {
 
-/// A member of each element, one for every list that the element can be in at once. Copies are not in
-/// any list.
+/// A member of each element, one for every list that the element can be in at once. Copies are not
+/// in any list.
 template <class T>
 class ListHook {
  public:
   ListHook() = default;
   ListHook(const ListHook&) noexcept {}
-  ListHook& operator=(const ListHook&) noexcept { return *this; }
+  ListHook& operator=(const ListHook&) noexcept {
+    return *this;
+  }  // NOLINT(bugprone-unhandled-self-assignment)
   ~ListHook() { assert(!linked_ && "destroyed while in a list"); }
 
   [[nodiscard]] bool linked() const noexcept { return linked_; }
@@ -35,7 +38,7 @@ class ListHook {
 template <class T, ListHook<T> T::*Hook>
 class IntrusiveList {
  public:
-  class iterator {
+  class Iterator {
    public:
     using value_type = T;
     using difference_type = std::ptrdiff_t;
@@ -43,20 +46,20 @@ class IntrusiveList {
     using pointer = T*;
     using reference = T&;
 
-    iterator() = default;
-    explicit iterator(T* element) noexcept : element_(element) {}
+    Iterator() = default;
+    explicit Iterator(T* element) noexcept : element_(element) {}
     [[nodiscard]] T& operator*() const noexcept { return *element_; }
     [[nodiscard]] T* operator->() const noexcept { return element_; }
-    iterator& operator++() noexcept {
+    Iterator& operator++() noexcept {
       element_ = (element_->*Hook).next_;
       return *this;
     }
-    iterator operator++(int) noexcept {
-      iterator old = *this;
+    Iterator operator++(int) noexcept {
+      Iterator old = *this;
       ++*this;
       return old;
     }
-    friend bool operator==(iterator, iterator) = default;
+    friend bool operator==(Iterator, Iterator) = default;
 
    private:
     T* element_ = nullptr;
@@ -123,9 +126,9 @@ class IntrusiveList {
     }
   }
 
-  /// The element that an iterator stands on may be removed only after the iterator has moved on.
-  [[nodiscard]] iterator begin() const noexcept { return iterator(front_); }
-  [[nodiscard]] iterator end() const noexcept { return iterator(); }
+  /// The element that an Iterator stands on may be removed only after the Iterator has moved on.
+  [[nodiscard]] Iterator begin() const noexcept { return Iterator(front_); }
+  [[nodiscard]] Iterator end() const noexcept { return Iterator(); }
 
  private:
   T* front_ = nullptr;

@@ -76,6 +76,8 @@ TEST(IntrusiveList, SplicesAndMoves) {
   first.splice_back(first);
   EXPECT_EQ(numbers(first), (std::vector{1, 2, 3}));
   EXPECT_TRUE(second.empty());
+  EXPECT_EQ(first.size(), 3u);
+  EXPECT_EQ(second.size(), 0u);
   ByAge moved = std::move(first);
   EXPECT_EQ(numbers(moved), (std::vector{1, 2, 3}));
   second.splice_back(moved);
@@ -112,7 +114,8 @@ TEST(IntrusiveList, BehavesAsStdListUnderRandomUse) {
     } else {
       Item* position = list.front();
       auto place = model.begin();
-      for (auto skip = random() % list.size(); skip > 0; --skip, ++place) position = ByAge::next(*position);
+      for (auto skip = random() % list.size(); skip > 0; --skip, ++place)
+        position = ByAge::next(*position);
       model.insert(place, item.number);
       list.insert(position, item);
     }

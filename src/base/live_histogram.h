@@ -9,9 +9,9 @@
 
 namespace millrace {
 
-/// Counts into the buckets of `Histogram` in fixed memory (37 KB), without locks. Any thread may take a
-/// snapshot at any time; it holds every value recorded before and perhaps some recorded meanwhile.
-/// Later snapshots are never below earlier ones in any bucket, so they subtract.
+/// Counts into the buckets of `Histogram` in fixed memory (37 KB), without locks. Any thread may
+/// take a snapshot at any time; it holds every value recorded before and perhaps some recorded
+/// meanwhile. Later snapshots are never below earlier ones in any bucket, so they subtract.
 class LiveHistogram {
  public:
   LiveHistogram() = default;

@@ -58,7 +58,9 @@ void log_to(LogSink sink) {
   std::swap(state.sink, sink);
 }
 
-void set_log_level(LogLevel level) noexcept { level_word().store(level, std::memory_order_relaxed); }
+void set_log_level(LogLevel level) noexcept {
+  level_word().store(level, std::memory_order_relaxed);
+}
 
 LogLevel log_level() noexcept { return level_word().load(std::memory_order_relaxed); }
 

@@ -1,5 +1,5 @@
-// Writing to the log that <millrace/log.h> sets up. Arguments are concatenated as `concat` does; nothing
-// is built when the level is off. Safe from any thread and from destructors; never throws.
+// Writing to the log that <millrace/log.h> sets up. Arguments are concatenated as `concat` does;
+// nothing is built when the level is off. Safe from any thread and from destructors; never throws.
 #pragma once
 
 #include <string_view>
@@ -10,8 +10,8 @@
 
 namespace millrace {
 
-/// Hands a message to the sink, whatever the level set. Messages logged from inside a sink go to standard
-/// error.
+/// Hands a message to the sink, whatever the level set. Messages logged from inside a sink go to
+/// standard error.
 void log_message(LogLevel level, std::string_view message) noexcept;
 
 template <class... Pieces>

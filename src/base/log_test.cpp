@@ -17,7 +17,8 @@ class Log : public ::testing::Test {
   void SetUp() override {
     level_ = log_level();
     set_log_level(LogLevel::warning);
-    log_to([this](LogLevel level, std::string_view message) { lines_.emplace_back(level, message); });
+    log_to(
+        [this](LogLevel level, std::string_view message) { lines_.emplace_back(level, message); });
   }
   void TearDown() override {
     log_to({});
@@ -37,7 +38,8 @@ TEST_F(Log, PassesMessagesAtOrAboveTheLevel) {
   log_warning("lane ", 3, " is overdue by ", 1.5, " s");
   log_error("gone");
   ASSERT_EQ(lines_.size(), 2u);
-  EXPECT_EQ(lines_[0], std::make_pair(LogLevel::warning, std::string("lane 3 is overdue by 1.5 s")));
+  EXPECT_EQ(lines_[0],
+            std::make_pair(LogLevel::warning, std::string("lane 3 is overdue by 1.5 s")));
   EXPECT_EQ(lines_[1].first, LogLevel::error);
 }
 
@@ -70,6 +72,7 @@ TEST_F(Log, CallsTheSinkOnceAtATime) {
     inside.fetch_sub(1);
   });
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([] {
       for (int i = 0; i < 200; ++i) log_error("message ", i);

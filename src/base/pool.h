@@ -10,8 +10,9 @@
 
 namespace millrace {
 
-/// Hands out objects and takes them back, keeping at most `retained` idle ones; the last one returned goes
-/// out first. Objects come back as they were left, with the memory they hold: whoever takes one resets it.
+/// Hands out objects and takes them back, keeping at most `retained` idle ones; the last one
+/// returned goes out first. Objects come back as they were left, with the memory they hold: whoever
+/// takes one resets it.
 ///
 /// All functions are safe to call from any thread. Objects may be returned after the pool is gone.
 template <class T>
@@ -69,10 +70,10 @@ class Pool {
   // Lives until the pool is closed and all objects are back.
   struct Core {
     std::mutex mutex;
-    std::vector<T*> idle;       // guarded by mutex; its capacity is `retained`
+    std::vector<T*> idle;  // guarded by mutex; its capacity is `retained`
     std::size_t retained = 0;
-    std::size_t taken = 0;      // guarded by mutex
-    bool closed = false;        // guarded by mutex
+    std::size_t taken = 0;  // guarded by mutex
+    bool closed = false;    // guarded by mutex
 
     static void put(Core* core, T* object) noexcept {
       bool last = false;

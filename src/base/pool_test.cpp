@@ -46,6 +46,7 @@ TEST(Pool, KeepsNoMoreThanItWasToldTo) {
   {
     Pool<Thing> pool(2);
     std::vector<Pool<Thing>::Pointer> taken;
+    taken.reserve(5);
     for (int i = 0; i < 5; ++i) taken.push_back(pool.take(counts));
     EXPECT_EQ(pool.taken(), 5u);
     taken.clear();
@@ -97,6 +98,7 @@ TEST(Pool, HandsEachObjectToOneHolderAtATime) {
   {
     Pool<Thing> pool(3);
     std::vector<std::thread> threads;
+    threads.reserve(4);
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&] {
         for (int i = 0; i < 5000; ++i) {
@@ -119,6 +121,7 @@ TEST(Pool, IsClosedWhileOthersReturn) {
     Counts counts;
     auto pool = std::make_unique<Pool<Thing>>(2);
     std::vector<std::thread> threads;
+    threads.reserve(3);
     for (int t = 0; t < 3; ++t) {
       threads.emplace_back([thing = pool->take(counts)]() mutable { thing.reset(); });
     }

@@ -12,7 +12,8 @@ namespace {
 constexpr std::size_t kQuotedLimit = 120;
 
 Error invalid(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::invalid_argument, concat(what, ": expected ", expected, ", got ", quote(found))};
+  return {ErrorCode::invalid_argument,
+          concat(what, ": expected ", expected, ", got ", quote(found))};
 }
 
 // At most two digits behind the point, none that are zero at the end.
@@ -139,7 +140,8 @@ Result<std::int64_t> parse_integer(std::string_view text, std::string_view what,
 Result<double> parse_number(std::string_view text, std::string_view what) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error == std::errc{} && end == text.data() + text.size() && std::isfinite(value)) return value;
+  if (error == std::errc{} && end == text.data() + text.size() && std::isfinite(value))
+    return value;
   return invalid(what, "a number", text);
 }
 
@@ -178,8 +180,9 @@ Result<std::uint64_t> parse_bytes(std::string_view text, std::string_view what) 
       if (scaled_up) return static_cast<std::uint64_t>(value);
       // Plain bytes: exact beyond 2^53, and no fractions.
       const std::string_view digits = trimmed(text);
-      MILLRACE_ASSIGN(const std::int64_t bytes,
-                      parse_integer(digits.substr(0, digits.find_last_of("0123456789") + 1), what, 0));
+      MILLRACE_ASSIGN(
+          const std::int64_t bytes,
+          parse_integer(digits.substr(0, digits.find_last_of("0123456789") + 1), what, 0));
       return static_cast<std::uint64_t>(bytes);
     }
   }

@@ -58,8 +58,8 @@ template <class Range>
   return out;
 }
 
-/// `text` in double quotes, fit for a message: control characters and bytes outside ASCII are escaped,
-/// and long texts are cut in the middle.
+/// `text` in double quotes, fit for a message: control characters and bytes outside ASCII are
+/// escaped, and long texts are cut in the middle.
 [[nodiscard]] std::string quote(std::string_view text);
 [[nodiscard]] inline std::string quoted(std::string_view text) { return quote(text); }
 
@@ -82,7 +82,8 @@ template <class Range>
     std::int64_t high = std::numeric_limits<std::int64_t>::max());
 /// A finite decimal number. Errors: as parse_integer.
 [[nodiscard]] Result<double> parse_number(std::string_view text, std::string_view what);
-/// "500ns", "500us", "2ms", "1.5s", "3min", "1h"; a bare "0" too. Never negative. Errors: as parse_integer.
+/// "500ns", "500us", "2ms", "1.5s", "3min", "1h"; a bare "0" too. Never negative. Errors: as
+/// parse_integer.
 [[nodiscard]] Result<std::chrono::nanoseconds> parse_duration(std::string_view text,
                                                               std::string_view what);
 /// "4096", "64KiB", "1.5 GiB", "2GB" (decimal), "10B". Errors: as parse_integer.

@@ -41,7 +41,7 @@ TEST(Text, FormatsBytes) {
   EXPECT_EQ(format_bytes(0), "0 B");
   EXPECT_EQ(format_bytes(1023), "1023 B");
   EXPECT_EQ(format_bytes(1024), "1 KiB");
-  EXPECT_EQ(format_bytes(1536 * 1024), "1.5 MiB");
+  EXPECT_EQ(format_bytes(1572864), "1.5 MiB");
   EXPECT_EQ(format_bytes(1024 * 1024 - 1), "1 MiB");
   EXPECT_EQ(format_bytes(std::numeric_limits<std::uint64_t>::max()), "16 EiB");
 }
@@ -61,8 +61,10 @@ TEST(Text, FormatsDurations) {
 TEST(Text, ParsesIntegersStrictly) {
   EXPECT_EQ(parse_integer("42", "n").value(), 42);
   EXPECT_EQ(parse_integer("-42", "n").value(), -42);
-  EXPECT_EQ(parse_integer("9223372036854775807", "n").value(), std::numeric_limits<std::int64_t>::max());
-  for (const char* text : {"", " 1", "1 ", "+1", "1.0", "0x10", "1e3", "9223372036854775808", "one"}) {
+  EXPECT_EQ(parse_integer("9223372036854775807", "n").value(),
+            std::numeric_limits<std::int64_t>::max());
+  for (const char* text :
+       {"", " 1", "1 ", "+1", "1.0", "0x10", "1e3", "9223372036854775808", "one"}) {
     EXPECT_FALSE(parse_integer(text, "n").ok()) << text;
   }
   EXPECT_EQ(parse_integer("0", "--lanes", 1, 64).error().message,
@@ -86,7 +88,8 @@ TEST(Text, ParsesDurations) {
   EXPECT_EQ(parse_duration(" 3 min ", "d").value(), 3min);
   EXPECT_EQ(parse_duration("0", "d").value(), 0ns);
   EXPECT_EQ(parse_duration("1H", "d").value(), 1h);
-  for (const char* text : {"", "5", "ms", "-1ms", "1 week", "1e30s", "1e3s", "infs", "300000000h", "2ms3"}) {
+  for (const char* text :
+       {"", "5", "ms", "-1ms", "1 week", "1e30s", "1e3s", "infs", "300000000h", "2ms3"}) {
     EXPECT_FALSE(parse_duration(text, "d").ok()) << text;
   }
   EXPECT_EQ(parse_duration("5", "--duration").error().message,

@@ -22,7 +22,7 @@ Thread::Thread(std::string name, std::function<void()> body)
         }
       }) {}
 
-Result<Thread> Thread::start(std::string name, std::function<void()> body) {
+Result<Thread> Thread::start(const std::string& name, std::function<void()> body) {
   try {
     return Thread(name, std::move(body));
   } catch (const std::system_error& e) {

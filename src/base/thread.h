@@ -14,11 +14,11 @@ namespace millrace {
 class Thread {
  public:
   Thread() noexcept = default;
-  /// Starts a thread; the first 15 bytes of `name` show in debuggers and `top`. Throws std::system_error
-  /// when the system refuses; `start` says so with a Result.
+  /// Starts a thread; the first 15 bytes of `name` show in debuggers and `top`. Throws
+  /// std::system_error when the system refuses; `start` says so with a Result.
   Thread(std::string name, std::function<void()> body);
   /// Errors: unavailable, when the system has no thread to give.
-  [[nodiscard]] static Result<Thread> start(std::string name, std::function<void()> body);
+  [[nodiscard]] static Result<Thread> start(const std::string& name, std::function<void()> body);
 
   Thread(Thread&&) noexcept = default;
   Thread& operator=(Thread&& other) noexcept;

@@ -11,8 +11,9 @@ TEST(Version, NamesWhatABugReportNeeds) {
   EXPECT_EQ(std::count(version().begin(), version().end(), '.'), 2);
   const auto versions = component_versions();
   const auto find = [&](std::string_view component) {
-    const auto it = std::find_if(versions.begin(), versions.end(),
-                                 [&](const ComponentVersion& v) { return v.component == component; });
+    const auto it = std::find_if(versions.begin(), versions.end(), [&](const ComponentVersion& v) {
+      return v.component == component;
+    });
     return it == versions.end() ? std::string() : it->version;
   };
   EXPECT_EQ(find("millrace"), version());

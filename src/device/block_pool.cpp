@@ -92,7 +92,8 @@ class BlockPool::State : public std::enable_shared_from_this<State> {
   Record* take_idle(std::size_t index);
   Result<Record*> allocate(std::size_t index);
   void give_back(Record& record) noexcept;
-  // With the mutex held: takes out an idle block of the class longest unused, and chains it to `chain`.
+  // With the mutex held: takes out an idle block of the class longest unused, and chains it to
+  // `chain`.
   void evict(Record*& chain) noexcept;
   std::size_t free_all(Record* chain) noexcept;
   void allow_use(const Record& record, std::size_t bytes) const noexcept {

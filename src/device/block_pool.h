@@ -20,20 +20,22 @@ struct Block {
 };
 
 struct BlockPoolStatistics {
-  std::size_t held_bytes = 0;     // of the device: leased and idle, rounded up to size classes
-  std::size_t idle_bytes = 0;     // of these, ready to be handed out
-  std::uint64_t taken = 0;        // blocks ever handed out
-  std::uint64_t allocated = 0;    // of these, not from the idle ones
+  std::size_t held_bytes = 0;   // of the device: leased and idle, rounded up to size classes
+  std::size_t idle_bytes = 0;   // of these, ready to be handed out
+  std::uint64_t taken = 0;      // blocks ever handed out
+  std::uint64_t allocated = 0;  // of these, not from the idle ones
 };
 
-/// Keeps returned blocks for the next taker, by size: powers of two and the sizes half way between them
-/// (so that at most a third of a block is unused), from 256 bytes. In the steady state a block costs one
-/// short lock and no allocation.
+/// Keeps returned blocks for the next taker, by size: powers of two and the sizes half way between
+/// them (so that at most a third of a block is unused), from 256 bytes. In the steady state a block
+/// costs one short lock and no allocation.
 ///
-/// Idle blocks never exceed `max_idle_bytes`: beyond that, those of the size longest unused are freed.
+/// Idle blocks never exceed `max_idle_bytes`: beyond that, those of the size longest unused are
+/// freed.
 ///
-/// Thread-safe. Leases may be dropped after the pool is gone, and their memory is then freed at once. On
-/// a host device this holds even after the device is gone; any other device must outlive the leases.
+/// Thread-safe. Leases may be dropped after the pool is gone, and their memory is then freed at
+/// once. On a host device this holds even after the device is gone; any other device must outlive
+/// the leases.
 class BlockPool {
  public:
   static constexpr std::size_t kDefaultMaxIdleBytes = std::size_t{1} << 30;
@@ -43,8 +45,8 @@ class BlockPool {
   BlockPool& operator=(const BlockPool&) = delete;
   ~BlockPool();
 
-  /// Zero bytes give a block without memory or lease. When the device refuses, idle blocks are freed and
-  /// it is asked again. Errors: out_of_memory, as `Device::allocate`.
+  /// Zero bytes give a block without memory or lease. When the device refuses, idle blocks are
+  /// freed and it is asked again. Errors: out_of_memory, as `Device::allocate`.
   [[nodiscard]] Result<Block> take(std::size_t bytes);
   /// Frees all idle blocks and returns their bytes.
   std::size_t trim();

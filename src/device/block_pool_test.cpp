@@ -172,6 +172,7 @@ TEST(BlockPool, GivesNoBlockToTwoOfManyThreads) {
   HostDevice device = make_device();
   BlockPool pool(device, MemoryKind::device, 16 * kKiB);
   std::vector<std::thread> threads;
+  threads.reserve(6);
   for (int t = 0; t < 6; ++t) {
     threads.emplace_back([&pool, t] {
       std::mt19937 random(static_cast<unsigned>(t));
@@ -203,9 +204,10 @@ TEST(BlockPool, LeasesMayBeDroppedByOtherThreads) {
   for (int i = 0; i < 2000; ++i) {
     Block block = pool.take(512).value();
     std::memset(block.data, i & 0xff, block.bytes);
-    ASSERT_TRUE(stream.ref().run([lease = block.lease, data = block.data, i] {
-                         ASSERT_EQ(*static_cast<unsigned char*>(data), i & 0xff);
-                       })
+    ASSERT_TRUE(stream.ref()
+                    .run([lease = block.lease, data = block.data, i] {
+                      ASSERT_EQ(*static_cast<unsigned char*>(data), i & 0xff);
+                    })
                     .ok());
   }
   ASSERT_TRUE(stream.ref().synchronize().ok());

@@ -60,7 +60,8 @@ Result<DeviceSet> DeviceSet::open(const DeviceSetOptions& options) {
 }
 
 DeviceRef DeviceSet::find(DeviceId id) const noexcept {
-  const auto found = std::ranges::find_if(refs_, [&](DeviceRef device) { return device->id() == id; });
+  const auto found =
+      std::ranges::find_if(refs_, [&](DeviceRef device) { return device->id() == id; });
   return found == refs_.end() ? nullptr : *found;
 }
 

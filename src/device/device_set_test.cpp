@@ -34,7 +34,8 @@ TEST(DeviceSet, KeepsTheOrderAndTheIndicesNamed) {
 TEST(DeviceSet, GivesEachHostDeviceItsSettings) {
   DeviceSetOptions options;
   options.devices = {"host:1", "host:5", "host:0"};
-  options.host = {{.memory_limit_bytes = 1000, .slowness = 2}, {.memory_limit_bytes = 3000, .slowness = 3}};
+  options.host = {{.memory_limit_bytes = 1000, .slowness = 2},
+                  {.memory_limit_bytes = 3000, .slowness = 3}};
   const DeviceSet set = DeviceSet::open(options).value();
   EXPECT_EQ(set.find(DeviceId::host(0))->memory().limit_bytes, 1000u);
   EXPECT_EQ(set.find(DeviceId::host(1))->memory().limit_bytes, 3000u);

@@ -24,9 +24,9 @@ TEST(DeviceId, IsReadFromItsNames) {
 }
 
 TEST(DeviceId, RefusesOtherText) {
-  for (const char* text : {"", " 0", "0 ", "-1", "+1", "host:", "host:-1", "cuda", "cuda:", "cuda:x",
-                           "gpu:0", "host:1x", "0x1", "2147483648", "host:99999999999", "HOST:0",
-                           "GPU-8932f937", "cuda:1,cuda:2"}) {
+  for (const char* text : {"", " 0", "0 ", "-1", "+1", "host:", "host:-1", "cuda",
+                           "cuda:", "cuda:x", "gpu:0", "host:1x", "0x1", "2147483648",
+                           "host:99999999999", "HOST:0", "GPU-8932f937", "cuda:1,cuda:2"}) {
     const auto id = parse_device_id(text);
     ASSERT_FALSE(id.ok()) << text;
     EXPECT_EQ(id.error().code, ErrorCode::invalid_argument);

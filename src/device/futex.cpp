@@ -13,7 +13,8 @@ namespace {
 static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t) &&
               std::atomic<std::uint32_t>::is_always_lock_free);
 
-// steady_clock counts from the same instant as CLOCK_MONOTONIC, which is what the kernel compares with.
+// steady_clock counts from the same instant as CLOCK_MONOTONIC, which is what the kernel compares
+// with.
 timespec to_timespec(TimePoint time) {
   auto since = time.time_since_epoch();
   if (since < Duration::zero()) since = Duration::zero();

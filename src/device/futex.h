@@ -8,8 +8,8 @@
 
 namespace millrace {
 
-/// Sleeps while `word` holds `expected`, until woken; may return early. Pass TimePoint::max() for ever.
-/// Returns false when `until` has passed.
+/// Sleeps while `word` holds `expected`, until woken; may return early. Pass TimePoint::max() for
+/// ever. Returns false when `until` has passed.
 bool futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
                 TimePoint until) noexcept;
 /// Wakes at most `threads` sleepers. `word` need no longer exist: only its address is used.

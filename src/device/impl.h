@@ -1,7 +1,7 @@
 // What stands behind StreamRef, EventRef and Buffer: implemented once per kind of device.
 //
-// The refs check their arguments (null refs, null addresses, events of the wrong device) before they
-// call these, so that every device refuses the same mistakes with the same words.
+// The refs check their arguments (null refs, null addresses, events of the wrong device) before
+// they call these, so that every device refuses the same mistakes with the same words.
 #pragma once
 
 #include <atomic>
@@ -31,8 +31,9 @@ class EventImpl {
   [[nodiscard]] virtual Result<bool> query() const = 0;
   virtual Result<void> synchronize() const = 0;
   [[nodiscard]] virtual Result<TimePoint> time() const = 0;
-  /// The point that the event names now, for streams of another kind of device to wait for; null when
-  /// never recorded. A device that cannot name a point exactly may name a later one of that stream.
+  /// The point that the event names now, for streams of another kind of device to wait for; null
+  /// when never recorded. A device that cannot name a point exactly may name a later one of that
+  /// stream.
   [[nodiscard]] virtual Result<std::shared_ptr<const StreamPoint>> point() const = 0;
 };
 
@@ -58,8 +59,9 @@ class StreamImpl {
   virtual void abandon() noexcept = 0;
 };
 
-/// Where a device's memory comes from. Shared by those whose memory may outlive the device object: a
-/// host device's source keeps what it needs; another device must still be there when memory is freed.
+/// Where a device's memory comes from. Shared by those whose memory may outlive the device object:
+/// a host device's source keeps what it needs; another device must still be there when memory is
+/// freed.
 class MemorySource {
  public:
   virtual ~MemorySource() = default;

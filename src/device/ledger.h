@@ -15,7 +15,8 @@ namespace millrace {
 
 class MemoryLedger;
 
-/// Bytes granted by a ledger, given back on destruction. Outlives its ledger safely. One thread at a time.
+/// Bytes granted by a ledger, given back on destruction. Outlives its ledger safely. One thread at
+/// a time.
 class Reservation {
  public:
   /// Holds nothing.
@@ -24,8 +25,8 @@ class Reservation {
   Reservation& operator=(Reservation&& other) noexcept;
   ~Reservation();
 
-  /// Errors: out_of_memory, worded as for `MemoryLedger::reserve`; invalid_argument when it holds nothing
-  /// of any ledger.
+  /// Errors: out_of_memory, worded as for `MemoryLedger::reserve`; invalid_argument when it holds
+  /// nothing of any ledger.
   Result<void> grow(std::size_t bytes);
   /// Gives back `bytes`, at most all.
   void shrink(std::size_t bytes) noexcept;
@@ -48,8 +49,8 @@ class Reservation {
   std::list<Entry>::iterator entry_;
 };
 
-/// Grants memory of one device by name before it is allocated, up to a limit. It counts what is reserved,
-/// not what is allocated. Thread-safe.
+/// Grants memory of one device by name before it is allocated, up to a limit. It counts what is
+/// reserved, not what is allocated. Thread-safe.
 class MemoryLedger {
  public:
   /// Up to the device's limit, or what is there now where that is less.
@@ -57,7 +58,8 @@ class MemoryLedger {
   MemoryLedger(DeviceId device, std::size_t limit_bytes);
 
   /// `holder` is shown to users: `model "digits"`. Zero bytes are granted always.
-  /// Errors: out_of_memory: "needed 600 MiB, free 400 MiB of 1 GiB on host:0; held: model "a" 500 MiB, ...".
+  /// Errors: out_of_memory: "needed 600 MiB, free 400 MiB of 1 GiB on host:0; held: model "a" 500
+  /// MiB, ...".
   [[nodiscard]] Result<Reservation> reserve(std::string holder, std::size_t bytes);
 
   [[nodiscard]] DeviceId device() const noexcept;

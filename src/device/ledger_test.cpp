@@ -17,7 +17,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr std::size_t kMiB = 1024 * 1024;
+constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kGiB = 1024 * kMiB;
 
 TEST(MemoryLedger, GrantsUpToItsLimitAndTakesBack) {
@@ -59,6 +59,7 @@ TEST(MemoryLedger, KeepsTheRefusalShort) {
   MemoryLedger ledger(DeviceId::cuda(1), 100);
   EXPECT_THAT(ledger.reserve("x", 101).error().message, HasSubstr("nothing is held"));
   std::vector<Reservation> many;
+  many.reserve(20);
   for (int i = 0; i < 20; ++i) many.push_back(ledger.reserve("m" + std::to_string(i), 5).value());
   const std::string message = ledger.reserve("x", 1).error().message;
   EXPECT_THAT(message, HasSubstr("12 others 60 B"));
@@ -123,6 +124,7 @@ TEST(MemoryLedger, GrantsNoByteTwiceToManyThreads) {
   std::atomic<int> granted{0};
   std::atomic<std::size_t> in_use{0};
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 2000; ++i) {

@@ -16,7 +16,8 @@ bool starts_with_ignoring_case(std::string_view text, std::string_view start) {
   return text.size() >= start.size() && equal_ignoring_case(text.substr(0, start.size()), start);
 }
 
-std::vector<std::size_t> gpus_of_prefix(std::string_view prefix, std::span<const GpuIdentity> gpus) {
+std::vector<std::size_t> gpus_of_prefix(std::string_view prefix,
+                                        std::span<const GpuIdentity> gpus) {
   std::vector<std::size_t> found;
   for (std::size_t i = 0; i < gpus.size(); ++i) {
     if (starts_with_ignoring_case(gpus[i].uuid, prefix)) found.push_back(i);

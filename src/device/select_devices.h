@@ -20,10 +20,10 @@ struct GpuIdentity {
 /// The GPUs that the CUDA runtime shows to this process, in its order; none when it cannot say.
 [[nodiscard]] std::vector<GpuIdentity> visible_gpus();
 
-/// Which of `gpus`, all those of the machine, a CUDA_VISIBLE_DEVICES of `text` leaves visible, in its
-/// order. Entries are indices or prefixes of UUIDs that fit one GPU only. As in CUDA, the first entry
-/// that names no GPU (-1, an index too high, an unknown or ambiguous prefix) ends the list, an empty text
-/// hides all, and a GPU named twice hides all.
+/// Which of `gpus`, all those of the machine, a CUDA_VISIBLE_DEVICES of `text` leaves visible, in
+/// its order. Entries are indices or prefixes of UUIDs that fit one GPU only. As in CUDA, the first
+/// entry that names no GPU (-1, an index too high, an unknown or ambiguous prefix) ends the list,
+/// an empty text hides all, and a GPU named twice hides all.
 [[nodiscard]] std::vector<std::size_t> parse_visible_devices(std::string_view text,
                                                              std::span<const GpuIdentity> gpus);
 

@@ -23,7 +23,7 @@ TEST(ParseVisibleDevices, TakesIndicesInTheirOrder) {
 TEST(ParseVisibleDevices, TakesUuidsAndTheirPrefixes) {
   EXPECT_THAT(parse_visible_devices(kGpus[1].uuid, kGpus), ElementsAre(1u));
   EXPECT_THAT(parse_visible_devices("GPU-1,GPU-8932F", kGpus), ElementsAre(2u, 0u));
-  EXPECT_THAT(parse_visible_devices("GPU-8932", kGpus), IsEmpty());       // fits two
+  EXPECT_THAT(parse_visible_devices("GPU-8932", kGpus), IsEmpty());  // fits two
   EXPECT_THAT(parse_visible_devices("2,GPU-8932", kGpus), ElementsAre(2u));
   EXPECT_THAT(parse_visible_devices("GPU-9", kGpus), IsEmpty());
   EXPECT_THAT(parse_visible_devices("8932f937", kGpus), IsEmpty());
@@ -60,7 +60,8 @@ TEST(SelectDevices, ListsWhatThereIsWhenADeviceIsNot) {
   ASSERT_FALSE(one.ok());
   EXPECT_EQ(one.error().code, ErrorCode::not_found);
   EXPECT_THAT(one.error().message, HasSubstr("cuda:3"));
-  EXPECT_THAT(one.error().message, HasSubstr("cuda:2 (C, GPU-11112222-3333-4444-5555-666677778888)"));
+  EXPECT_THAT(one.error().message,
+              HasSubstr("cuda:2 (C, GPU-11112222-3333-4444-5555-666677778888)"));
   EXPECT_THAT(one.error().message, HasSubstr("host:0"));
 
   const std::vector<std::string> zero{"0"};

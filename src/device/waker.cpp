@@ -16,8 +16,8 @@ void Waker::wake() noexcept {
     instead_(context_);
     return;
   }
-  // Always an exchange, even when a wake is kept already: what this thread wrote before must be visible
-  // to the waiter that takes the wake.
+  // Always an exchange, even when a wake is kept already: what this thread wrote before must be
+  // visible to the waiter that takes the wake.
   if (state_.exchange(kWoken, std::memory_order_acq_rel) == kAsleep) futex_wake(&state_, 1);
 }
 

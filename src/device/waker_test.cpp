@@ -74,6 +74,7 @@ TEST(Waker, WhatWasWrittenBeforeAnyOfManyWakesIsSeen) {
   Waker waker;
   std::atomic<std::uint64_t> count{0};
   std::vector<std::thread> wakers;
+  wakers.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     wakers.emplace_back([&] {
       for (std::uint64_t i = 0; i < kEach; ++i) {
@@ -86,6 +87,29 @@ TEST(Waker, WhatWasWrittenBeforeAnyOfManyWakesIsSeen) {
     ASSERT_TRUE(waker.wait_until(Clock::now() + kHangGuard));
   }
   for (auto& thread : wakers) thread.join();
+}
+
+TEST(Waker, CallsWhatItIsRedirectedToOnTheWakingThread) {
+  struct Seen {
+    int wakes = 0;
+    std::thread::id thread;
+  } seen;
+  Waker waker;
+  waker.redirect(
+      [](void* context) noexcept {
+        auto& record = *static_cast<Seen*>(context);
+        ++record.wakes;
+        record.thread = std::this_thread::get_id();
+      },
+      &seen);
+  waker.wake();
+  EXPECT_EQ(seen.wakes, 1);
+  EXPECT_EQ(seen.thread, std::this_thread::get_id());
+  std::thread other([&] { waker.wake(); });
+  const auto id = other.get_id();
+  other.join();
+  EXPECT_EQ(seen.wakes, 2);
+  EXPECT_EQ(seen.thread, id);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct WaitingRequest {
 /// must go. The list may stop once its items reach the policy's maximum.
 struct QueueSnapshot {
   std::span<const WaitingRequest> waiting;
-  /// More requests wait behind these: they did not fit, or have another shape.
+  /// More requests of this shape wait behind these: they did not fit.
   bool more_behind = false;
   /// Nothing more can arrive: the queue is full, or the model is draining.
   bool nothing_will_come = false;

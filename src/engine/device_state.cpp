@@ -22,6 +22,13 @@ std::uint64_t nanoseconds(Duration duration) {
   return static_cast<std::uint64_t>(std::max<Duration::rep>(duration.count(), 0));
 }
 
+/// `free_at` as PlanState publishes it. A lane that should have been free by now has shown its estimate wrong by that
+/// much: as much again is to be expected.
+Duration expected_wait(TimePoint free_at, TimePoint now) {
+  if (free_at == TimePoint{}) return Duration::zero();
+  return free_at > now ? free_at - now : now - free_at;
+}
+
 Duration smoothed(Duration known, Duration measured) { return known + (measured - known) / 8; }
 
 }  // namespace
@@ -516,8 +523,7 @@ PullQuery DeviceState::query_for(PlanState& plan, const LaneState& lane) {
     for (const PlanState* other : plan.model->plans()) {
       const TimePoint free_at{Duration(other->free_at.load(std::memory_order_relaxed))};
       loads_.push_back({const_cast<PlanState*>(other)->device().device()->id(),
-                        other->usable.load(std::memory_order_relaxed),
-                        std::max(free_at - now_, Duration::zero())});
+                        other->usable.load(std::memory_order_relaxed), expected_wait(free_at, now_)});
     }
   }
   query.loads = loads_;
@@ -543,6 +549,7 @@ bool DeviceState::launch_ready() {
       for (PlanState* plan : ready_plans_) {
         const PullAnswer offer = plan->model->queue().peek(query_for(*plan, *best_lane(*plan)));
         if (offer.requests == 0) {
+          plan->items_seen = offer.seen_items;
           look_again_ = std::min(look_again_, offer.wait_until);
           continue;
         }
@@ -554,8 +561,12 @@ bool DeviceState::launch_ready() {
       const PlanChoice choice = next_plan(ready_, {in_flight_, cap});
       if (choice.plan) chosen = ready_plans_[*choice.plan];
     }
-    if (!chosen || !launch_from(*chosen)) return any;
-    any = true;
+    if (!chosen) return any;
+    if (launch_from(*chosen)) {
+      any = true;
+    } else if (ready_plans_.size() == 1) {
+      return any;
+    }  // else what was offered was taken meanwhile: the others may still go
   }
 }
 
@@ -565,6 +576,7 @@ bool DeviceState::launch_from(PlanState& plan) {
   now_ = Clock::now();
   const PullAnswer pulled = plan.model->queue().take(query_for(plan, lane), slot.requests);
   if (pulled.requests == 0) {
+    plan.items_seen = pulled.seen_items;  // another device's driver may have been first
     look_again_ = std::min(look_again_, pulled.wait_until);
     return false;
   }
@@ -587,7 +599,7 @@ bool DeviceState::launch_from(PlanState& plan) {
 void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
   slot.number = batches_++;
   // Host events cost next to nothing; on a GPU each is a node in the stream.
-  slot.sampled = device_->id().kind == DeviceKind::host ||
+  slot.sampled = device_->id().kind == DeviceKind::host || timelines_.on() ||
                  (options_.sample_every > 0 &&
                   slot.number % static_cast<std::uint64_t>(options_.sample_every) == 0);
   slot.picked = now;

@@ -97,6 +97,9 @@ Result<Ensemble::Plan> Ensemble::make(
       step.outputs.push_back({name, ensemble.tensor_of(tensor)});
       MILLRACE_TRY(note(step.outputs.back().tensor, *output, true));
     }
+    if (step.outputs.empty()) {
+      return invalid("step \"", step_config.model, "\" gives none of its outputs a name");
+    }
     ensemble.steps_.push_back(std::move(step));
   }
 

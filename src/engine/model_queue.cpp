@@ -8,6 +8,9 @@ namespace {
 /// How many waiting requests one look considers beyond a full batch, so that a queue of many shapes
 /// does not make every look as long as the queue.
 constexpr std::size_t kLookBeyond = 64;
+/// How many shapes one look considers: while the oldest request waits for more of its own shape, a full
+/// batch of another must not.
+constexpr std::size_t kMostShapes = 8;
 
 }  // namespace
 
@@ -84,6 +87,23 @@ void ModelQueue::unlink(RequestState& request) {
 }
 
 BatchDecision ModelQueue::offer(const PullQuery& query) {
+  passed_shapes_.clear();
+  BatchDecision decision = offer_next_shape(query);
+  TimePoint wait_until = decision.wait_until;
+  while (decision.take == 0 && other_shapes_ && passed_shapes_.size() < kMostShapes) {
+    decision = offer_next_shape(query);
+    wait_until = std::min(wait_until, decision.wait_until);
+  }
+  if (decision.take == 0) decision.wait_until = wait_until;
+  return decision;
+}
+
+/// Of the first shape that is not passed, which then is.
+BatchDecision ModelQueue::offer_next_shape(const PullQuery& query) {
+  const auto passed = [this](std::uint64_t shape) {
+    return std::find(passed_shapes_.begin(), passed_shapes_.end(), shape) != passed_shapes_.end();
+  };
+  other_shapes_ = false;
   offered_.clear();
   waiting_.clear();
   QueueSnapshot snapshot;
@@ -119,7 +139,11 @@ BatchDecision ModelQueue::offer(const PullQuery& query) {
       }
       ++looked_at;
       if (request->stage.load(std::memory_order_relaxed) != RequestState::Stage::queued) continue;
-      if (!offered_.empty() && request->shape_key != offered_.front()->shape_key) continue;
+      if (passed(request->shape_key)) continue;
+      if (!offered_.empty() && request->shape_key != offered_.front()->shape_key) {
+        other_shapes_ = true;
+        continue;
+      }
       if (items + request->items > batching_.max_items) {
         snapshot.more_behind = true;
         break;
@@ -136,7 +160,9 @@ BatchDecision ModelQueue::offer(const PullQuery& query) {
   snapshot.lead = query.lead;
   snapshot.batch_time = query.batch_time;
   BatchDecision decision = next_batch(snapshot, query.now, batching_);
-  if (decision.take == 0) decision.wait_until = std::min(decision.wait_until, ask_again);
+  if (decision.take > 0) return decision;
+  decision.wait_until = std::min(decision.wait_until, ask_again);
+  if (!offered_.empty()) passed_shapes_.push_back(offered_.front()->shape_key);
   return decision;
 }
 
@@ -144,6 +170,7 @@ PullAnswer ModelQueue::peek(const PullQuery& query) {
   std::lock_guard lock(mutex_);
   const BatchDecision decision = offer(query);
   PullAnswer answer{decision.take, decision.items, decision.wait_until};
+  answer.seen_items = items();
   for (std::size_t i = 0; i < decision.take; ++i) {
     answer.earliest_deadline = std::min(answer.earliest_deadline, waiting_[i].deadline);
   }
@@ -154,6 +181,7 @@ PullAnswer ModelQueue::take(const PullQuery& query, std::vector<RequestState*>& 
   std::lock_guard lock(mutex_);
   const BatchDecision decision = offer(query);
   PullAnswer answer{0, 0, decision.wait_until};
+  answer.seen_items = items();
   for (std::size_t i = 0; i < decision.take; ++i) {
     RequestState* request = offered_[i];
     if (!request->claim(RequestState::Stage::running)) continue;  // just cancelled

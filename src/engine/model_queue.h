@@ -31,6 +31,7 @@ struct PullAnswer {
   std::int64_t items = 0;
   TimePoint wait_until = TimePoint::max();
   TimePoint earliest_deadline = TimePoint::max();  // among the batch
+  std::int64_t seen_items = 0;  // in the queue when this was decided
 };
 
 /// Bounded by requests and by bytes. Ordered by priority, then by arrival. Within a priority, requests whose data
@@ -94,6 +95,7 @@ class ModelQueue {
   void unlink(RequestState& request);
   Level& level_of(int priority);
   BatchDecision offer(const PullQuery& query);
+  BatchDecision offer_next_shape(const PullQuery& query);
   void publish_deadline();
 
   const std::string model_;
@@ -111,6 +113,8 @@ class ModelQueue {
   std::vector<RequestState*> offered_;
   std::vector<WaitingRequest> waiting_;
   std::vector<RequestState*> cursors_;
+  std::vector<std::uint64_t> passed_shapes_;  // whose batches are to wait
+  bool other_shapes_ = false;                 // were seen and are not passed yet
 
   std::atomic<std::int64_t> items_{0};
   std::atomic<std::size_t> requests_{0};

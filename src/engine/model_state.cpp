@@ -87,6 +87,11 @@ ModelState::ModelState(ModelConfig config, ModelInfo info, Executor& executor,
 
 ModelState::~ModelState() = default;
 
+void ModelState::set_plans(std::vector<PlanState*> plans) {
+  plans_ = std::move(plans);
+  for (const PlanState* plan : plans_) figures_.push_back(plan->figures);
+}
+
 void ModelState::set_ensemble(std::unique_ptr<Ensemble> ensemble) { ensemble_ = std::move(ensemble); }
 
 // -------------------------------------------------------------------------------------------- validation
@@ -219,6 +224,15 @@ Result<void> ModelState::validate(Request& request, RequestState& state) const {
 
 // ------------------------------------------------------------------------------------------------- submit
 
+namespace {
+
+struct CallGuard {
+  ModelState& model;
+  ~CallGuard() { model.finished_one(); }
+};
+
+}  // namespace
+
 Result<Lease> ModelState::submit(Request request, Callback callback, RequestState** out) {
   RequestState* state = RequestState::make();
   Lease engines = Lease::adopt(state);
@@ -241,7 +255,9 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
   state->callback = std::move(callback);
   Lease callers = engines;
 
-  outstanding_.fetch_add(1, std::memory_order_acq_rel);
+  // One for the request and one for this call, which goes on after the request may have been answered.
+  outstanding_.fetch_add(2, std::memory_order_acq_rel);
+  const CallGuard call{*this};
   if (!open_.load(std::memory_order_acquire)) {
     finished_one();
     std::lock_guard lock(mutex_);
@@ -286,13 +302,19 @@ void ModelState::wake_a_driver(const RequestState& state) {
 }
 
 bool ModelState::cancel(RequestState& state) noexcept {
+  outstanding_.fetch_add(1, std::memory_order_acq_rel);  // this call: nothing goes before it ends
   queue_.remove(state);
+  // A driver that looked at the queue meanwhile has counted on the request.
+  for (PlanState* plan : plans_) plan->device().waker().wake();
   state.release_tensors();
-  Delivery delivery(executor_);
-  answer(state,
-         Error{ErrorCode::cancelled,
-               concat("model \"", config_.name, "\": the request was cancelled before it started")},
-         delivery);
+  {
+    Delivery delivery(executor_);
+    answer(state,
+           Error{ErrorCode::cancelled,
+                 concat("model \"", config_.name, "\": the request was cancelled before it started")},
+           delivery);
+  }
+  finished_one();
   return true;
 }
 
@@ -370,8 +392,8 @@ void ModelState::expire(TimePoint now, Delivery& delivery) {
 }
 
 void ModelState::close(Error reason) {
-  queue_.close(reason);
   std::lock_guard lock(mutex_);
+  queue_.close(reason);
   closed_reason_ = std::move(reason);
   open_.store(false, std::memory_order_release);
 }
@@ -385,12 +407,12 @@ bool ModelState::wait_idle(TimePoint until) {
 }
 
 void ModelState::no_lane_left(const Error& reason) {
-  for (PlanState* plan : plans_) {
-    if (plan->usable.load(std::memory_order_acquire)) return;
-  }
-  queue_.close(reason);
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(mutex_);  // over the look as well: a lane may just be coming back on another device
+    for (PlanState* plan : plans_) {
+      if (plan->usable.load(std::memory_order_acquire)) return;
+    }
+    queue_.close(reason);
     if (!no_lane_) no_lane_ = reason;
     open_.store(false, std::memory_order_release);
   }
@@ -419,8 +441,8 @@ ModelStatistics ModelState::statistics() const {
                         statistics.expired + statistics.cancelled;
   statistics.queued_requests = queue_.requests();
   statistics.queued_bytes = queue_.bytes();
-  for (const PlanState* plan : plans_) {
-    const PlanState::Figures& figures = *plan->figures;
+  for (const std::shared_ptr<const PlanFigures>& kept : figures_) {
+    const PlanFigures& figures = *kept;
     for (std::size_t i = 0; i < kPhases; ++i) {
       statistics.phases[i].merge(figures.phases[i].snapshot());
     }

@@ -17,6 +17,7 @@ namespace millrace {
 
 class Ensemble;
 class PlanState;
+struct PlanFigures;
 
 /// Answers that await delivery to callbacks, gathered so that a batch of them costs one hand-over.
 /// Used by one thread.
@@ -47,7 +48,7 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   [[nodiscard]] std::span<PlanState* const> plans() const noexcept { return plans_; }
 
   /// Once, before the first submit.
-  void set_plans(std::vector<PlanState*> plans) { plans_ = std::move(plans); }
+  void set_plans(std::vector<PlanState*> plans);
   void set_ensemble(std::unique_ptr<Ensemble> ensemble);
   [[nodiscard]] Ensemble* ensemble() const noexcept { return ensemble_.get(); }
 
@@ -95,7 +96,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   const ModelInfo info_;
   Executor& executor_;
   ModelQueue queue_;
-  std::vector<PlanState*> plans_;
+  std::vector<PlanState*> plans_;  // gone once the model is unloaded
+  std::vector<std::shared_ptr<const PlanFigures>> figures_;  // of the plans, which they outlive
   std::unique_ptr<Ensemble> ensemble_;
   const std::size_t order_key_;
 

@@ -13,8 +13,20 @@ namespace millrace {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
+constexpr std::int64_t kMostItems = std::int64_t{1} << 24;
+/// More than any device has, and little enough that sums over lanes and slots do not overflow.
+constexpr std::size_t kMostBatchBytes = std::size_t{1} << 48;
+constexpr std::size_t kReservedRequests = 4096;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+/// The largest number there is when the product does not fit.
+std::size_t saturated_product(std::size_t a, std::size_t b) {
+  std::size_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
+}
+
+std::size_t saturated_sum(std::size_t a, std::size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 
 std::size_t bucket_of(std::int64_t items) {
   return static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(items)));
@@ -96,10 +108,10 @@ Result<void> PlanState::load(const ModelSpec& spec) {
 
 Result<void> PlanState::settle_batching() {
   const std::int64_t limit = plan_info().max_items;
-  if (batching_.max_items < 0) {
+  if (batching_.max_items < 0 || batching_.max_items > kMostItems) {
     return Error{ErrorCode::invalid_argument,
                  concat("model \"", name_, "\": batching.max_items is ", batching_.max_items,
-                        ", expected 0 (automatic) or more")};
+                        ", expected 0 (automatic) to ", kMostItems)};
   }
   if (limit > 0 && batching_.max_items > limit) {
     return Error{ErrorCode::invalid_argument,
@@ -116,7 +128,22 @@ Result<void> PlanState::settle_batching() {
                           " items is outside 1..", batching_.max_items)};
     }
   }
-  return {};
+  return check_batch_bytes();
+}
+
+Result<void> PlanState::check_batch_bytes() const {
+  std::size_t total = 0;
+  for (const auto* infos : {&plan_info().inputs, &plan_info().outputs}) {
+    for (const TensorInfo& info : *infos) {
+      if (!item_bytes(info)) continue;
+      MILLRACE_ASSIGN(const std::size_t bytes, byte_count(info.type, shape_for(info, max_items())));
+      total = saturated_sum(total, bytes);
+    }
+  }
+  if (total <= kMostBatchBytes) return {};
+  return Error{ErrorCode::invalid_argument,
+               concat("model \"", name_, "\": a batch of ", max_items(), " items takes ", format_bytes(total),
+                      ", more than any device has; lower batching.max_items")};
 }
 
 std::size_t PlanState::slot_bytes() const {
@@ -132,13 +159,14 @@ std::size_t PlanState::slot_bytes() const {
 
 Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
   const Footprint footprint = plan_->footprint();
-  const std::size_t per_lane =
-      footprint.lane_bytes + slot_bytes() * static_cast<std::size_t>(slot_count) +
-      footprint.prepared_bytes * sizes_to_prepare(batching_).size() *
-          static_cast<std::size_t>(slot_count);
+  const auto slots = static_cast<std::size_t>(slot_count);
+  const std::size_t per_lane = saturated_sum(
+      saturated_sum(footprint.lane_bytes, slot_bytes() * slots),
+      saturated_product(footprint.prepared_bytes, sizes_to_prepare(batching_).size() * slots));
   MILLRACE_ASSIGN(reservation_,
-                  device_.ledger().reserve(concat("model \"", name_, "\""),
-                                           per_lane * static_cast<std::size_t>(lane_count)));
+                  device_.ledger().reserve(
+                      concat("model \"", name_, "\""),
+                      saturated_product(per_lane, static_cast<std::size_t>(lane_count))));
   for (int i = 0; i < lane_count; ++i) {
     auto state = std::make_unique<LaneState>();
     state->plan = this;
@@ -205,7 +233,7 @@ Result<void> PlanState::make_slot(LaneState& lane, int index) {
       };
     }
   }
-  slot->requests.reserve(items);
+  slot->requests.reserve(std::min(items, kReservedRequests));
   lane.slots.push_back(std::move(slot));
   return {};
 }

@@ -96,6 +96,14 @@ class LaneState {
   bool quarantined = false;
   bool terminating = false;
 
+  LaneState() = default;
+  LaneState(const LaneState&) = delete;
+  LaneState& operator=(const LaneState&) = delete;
+  /// Blocks while its stream still works: on an error of loading, or right after it, slots are still being filled.
+  ~LaneState() {
+    if (lane) (void)lane->stream().synchronize();
+  }
+
   [[nodiscard]] BatchSlot* free_slot() noexcept;
 };
 
@@ -108,6 +116,14 @@ class BatchTimes {
 
  private:
   std::array<double, 32> seconds_{};  // per power of two of items; 0: unknown
+};
+
+/// Written by whoever drives the device, read by anyone.
+struct PlanFigures {
+  std::array<LiveHistogram, kPhases> phases;
+  LiveHistogram batch_items;
+  std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
+  std::atomic<Duration::rep> device_time{0};
 };
 
 class PlanState {
@@ -148,17 +164,13 @@ class PlanState {
   std::atomic<Duration::rep> free_at{0};
   std::atomic<bool> usable{true};
 
-  // Written by the driver, read by anyone.
-  struct Figures {
-    std::array<LiveHistogram, kPhases> phases;
-    LiveHistogram batch_items;
-    std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
-    std::atomic<Duration::rep> device_time{0};
-  };
-  std::unique_ptr<Figures> figures = std::make_unique<Figures>();
+  // Shared with the model, whose statistics may be read after the plan is gone.
+  using Figures = PlanFigures;
+  std::shared_ptr<Figures> figures = std::make_shared<Figures>();
 
  private:
   Result<void> settle_batching();
+  Result<void> check_batch_bytes() const;
   Result<void> make_lanes(int lanes, int slots);
   Result<void> make_slot(LaneState& lane, int index);
   Result<void> prepare(LaneState& lane);

@@ -1,6 +1,14 @@
 #include "engine/pull.h"
 
+#include <algorithm>
+
 namespace millrace {
+namespace {
+
+/// Looking again more often than this would keep a processor busy with looking.
+constexpr Duration kShortestWait = std::chrono::microseconds(50);
+
+}  // namespace
 
 PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
                          std::span<const DeviceLoad> loads, const MoveCost& cost, TimePoint now) {
@@ -10,8 +18,8 @@ PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId pulle
     if (!load.usable) return {true};
     const Duration move = cost.of(bytes);
     if (load.expected_wait > move) return {true};
-    // The estimate only changes as time goes by there: look again when it could have come true wrong.
-    return {false, now + move};
+    // Look again when the estimate could have turned out wrong by as much.
+    return {false, now + load.expected_wait + std::max<Duration>(move, kShortestWait)};
   }
   return {true};
 }

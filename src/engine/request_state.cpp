@@ -45,6 +45,10 @@ void RequestState::clear() noexcept {
   request.id.clear();
   request.sequence = {};
   request.intended.reset();
+  items = 1;
+  bytes = 0;
+  shape_key = 0;
+  location = 0;
   wanted.clear();
   callback = nullptr;
   answer.reset();

@@ -10,6 +10,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr int kDeepest = 64;  // what prints a document recurses
+
 // Changes of single characters, and swaps of neighbours, that make one text of the other.
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> before(b.size() + 1);
@@ -58,16 +60,19 @@ std::string unknown_field(std::string_view name, std::span<const std::string_vie
 Result<json> parse_json(std::string_view text, std::string_view where) {
   std::vector<std::set<std::string>> names;  // of the objects that are open
   std::string twice;
-  const auto watch = [&](int, json::parse_event_t event, json& value) {
+  bool deep = false;
+  const auto watch = [&](int depth, json::parse_event_t event, json& value) {
+    deep = deep || depth > kDeepest;
     if (event == json::parse_event_t::object_start) names.emplace_back();
     if (event == json::parse_event_t::object_end) names.pop_back();
     if (event == json::parse_event_t::key && !names.back().insert(value.get<std::string>()).second) {
       twice = value.get<std::string>();
     }
-    return true;
+    return !deep;
   };
   try {
     json value = json::parse(text, watch);
+    if (deep) return Error{ErrorCode::invalid_argument, concat(where, ": expected at most ", kDeepest, " levels of nesting")};
     if (twice.empty()) return value;
     return Error{ErrorCode::invalid_argument, concat(where, ": the field ", millrace::quoted(twice), " comes twice")};
   } catch (const json::parse_error& error) {

@@ -27,17 +27,28 @@ TEST(DataType, NamesReadBack) {
 
 TEST(DataType, ReadsOtherSpellings) {
   const std::pair<const char*, DataType> spellings[] = {
-      {"tensor(int64)", DataType::int64},    {"tensor(float)", DataType::fp32},
-      {"tensor(float16)", DataType::fp16},   {"tensor(bool)", DataType::boolean},
-      {"tensor(string)", DataType::bytes},   {"tensor(double)", DataType::fp64},
-      {"tensor(bfloat16)", DataType::bf16},  {"tensor(float8e4m3fn)", DataType::fp8_e4m3},
-      {"float8e5m2", DataType::fp8_e5m2},    {"float8_e4m3fn", DataType::fp8_e4m3},
-      {"float32", DataType::fp32},           {"Float64", DataType::fp64},
-      {"uint8", DataType::uint8},            {"<i8", DataType::int64},
-      {"|u1", DataType::uint8},              {"|b1", DataType::boolean},
-      {"<f4", DataType::fp32},               {"=f8", DataType::fp64},
-      {"i4", DataType::int32},               {" FP16 ", DataType::fp16},
-      {"<u2", DataType::uint16},             {"|i1", DataType::int8},
+      {"tensor(int64)", DataType::int64},
+      {"tensor(float)", DataType::fp32},
+      {"tensor(float16)", DataType::fp16},
+      {"tensor(bool)", DataType::boolean},
+      {"tensor(string)", DataType::bytes},
+      {"tensor(double)", DataType::fp64},
+      {"tensor(bfloat16)", DataType::bf16},
+      {"tensor(float8e4m3fn)", DataType::fp8_e4m3},
+      {"float8e5m2", DataType::fp8_e5m2},
+      {"float8_e4m3fn", DataType::fp8_e4m3},
+      {"float32", DataType::fp32},
+      {"Float64", DataType::fp64},
+      {"uint8", DataType::uint8},
+      {"<i8", DataType::int64},
+      {"|u1", DataType::uint8},
+      {"|b1", DataType::boolean},
+      {"<f4", DataType::fp32},
+      {"=f8", DataType::fp64},
+      {"i4", DataType::int32},
+      {" FP16 ", DataType::fp16},
+      {"<u2", DataType::uint16},
+      {"|i1", DataType::int8},
   };
   for (const auto& [text, type] : spellings) {
     const auto parsed = parse_data_type(text);
@@ -47,12 +58,13 @@ TEST(DataType, ReadsOtherSpellings) {
 }
 
 TEST(DataType, RefusesOthersByListingThoseKnown) {
-  for (const char* text : {"", "FP33", "tensor()", "tensor(int64", "tensor(", ">i8", "<fp32", "int64)",
-                           "<", "complex64", "tensor(tensor(int64))"}) {
+  for (const char* text : {"", "FP33", "tensor()", "tensor(int64", "tensor(", ">i8", "<fp32",
+                           "int64)", "<", "complex64", "tensor(tensor(int64))"}) {
     const auto parsed = parse_data_type(text);
     ASSERT_FALSE(parsed.ok()) << text;
     EXPECT_EQ(parsed.error().code, ErrorCode::invalid_argument);
-    EXPECT_NE(parsed.error().message.find("FP32, FP64"), std::string::npos) << parsed.error().message;
+    EXPECT_NE(parsed.error().message.find("FP32, FP64"), std::string::npos)
+        << parsed.error().message;
   }
 }
 

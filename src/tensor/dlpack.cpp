@@ -48,22 +48,24 @@ Result<DataType> type_of(dlpack::ElementType element) {
   for (const TypePair& pair : kTypes) {
     if (pair.element == element) return pair.type;
   }
-  return unsupported(concat("no data type for code ", element.code, " with ", element.bits,
-                            " bits and ", element.lanes,
-                            " lanes; expected a whole-byte integer, float, bfloat, bool or 8-bit float "
-                            "(E4M3FN, E5M2) with 1 lane"));
+  return unsupported(concat(
+      "no data type for code ", element.code, " with ", element.bits, " bits and ", element.lanes,
+      " lanes; expected a whole-byte integer, float, bfloat, bool or 8-bit float "
+      "(E4M3FN, E5M2) with 1 lane"));
 }
 
 Result<DeviceId> device_of(dlpack::Device device) {
   switch (device.type) {
     case dlpack::kCpu:
     case dlpack::kCudaHost:
-    case dlpack::kCudaManaged: return DeviceId::host_memory();
+    case dlpack::kCudaManaged:
+      return DeviceId::host_memory();
     case dlpack::kCuda:
       if (device.index >= 0) return DeviceId::cuda(device.index);
       return invalid(concat("expected a GPU's index, got ", device.index));
     default:
-      return unsupported(concat("device type ", device.type, " is not known; expected CPU (1), CUDA (2), "
+      return unsupported(concat("device type ", device.type,
+                                " is not known; expected CPU (1), CUDA (2), "
                                 "CUDA host (3) or CUDA managed (13) memory"));
   }
 }
@@ -73,10 +75,8 @@ Result<Dims> dims_of(const std::int64_t* values, std::int32_t rank) {
 }
 
 Result<TensorView> view_of(const dlpack::Tensor& tensor, EventRef ready) {
-  if (tensor.rank < 0) return invalid(concat("the number of dimensions is negative: ", tensor.rank));
-  if (tensor.rank > static_cast<std::int32_t>(kMaxRank)) {
-    return unsupported(concat("at most ", kMaxRank, " dimensions are supported, got ", tensor.rank));
-  }
+  if (tensor.rank < 0)
+    return invalid(concat("the number of dimensions is negative: ", tensor.rank));
   if (tensor.rank > 0 && !tensor.shape) return invalid("it has dimensions, but the shape is null");
 
   TensorView view;
@@ -98,14 +98,15 @@ Result<TensorView> view_of(const dlpack::Tensor& tensor, EventRef ready) {
   if (tensor.byte_offset > std::numeric_limits<std::int64_t>::max() ||
       !multiply(elements, static_cast<std::int64_t>(size_of(view.type)), end) ||
       __builtin_add_overflow(end, static_cast<std::int64_t>(tensor.byte_offset), &end) ||
-      static_cast<std::uint64_t>(end) >
-          std::numeric_limits<std::uintptr_t>::max() - reinterpret_cast<std::uintptr_t>(tensor.data)) {
+      static_cast<std::uint64_t>(end) > std::numeric_limits<std::uintptr_t>::max() -
+                                            reinterpret_cast<std::uintptr_t>(tensor.data)) {
     return invalid(concat("shape ", view.shape, " of ", view.type, " behind a byte offset of ",
                           tensor.byte_offset, " does not fit in the address space"));
   }
   if (!tensor.data) {
     if (elements == 0) return view;
-    return invalid(concat("expected ", end, " bytes for shape ", view.shape, ", got a null pointer"));
+    return invalid(
+        concat("expected ", end, " bytes for shape ", view.shape, ", got a null pointer"));
   }
   view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   return view;
@@ -137,7 +138,8 @@ Result<Tensor> import(Standard* managed, const dlpack::Tensor& tensor, void (*de
     return std::move(view).error();
   }
   auto* counted = new (std::nothrow) Import<Standard>(managed, deleter);
-  if (!counted) return Error{ErrorCode::out_of_memory, "no host memory to take over a DLPack tensor"};
+  if (!counted)
+    return Error{ErrorCode::out_of_memory, "no host memory to take over a DLPack tensor"};
   return Tensor(*view, Lease::adopt(counted));
 }
 

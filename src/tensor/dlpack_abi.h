@@ -84,7 +84,8 @@ static_assert(offsetof(Tensor, shape) == 24 && offsetof(Tensor, strides) == 32);
 static_assert(offsetof(Tensor, byte_offset) == 40 && sizeof(Tensor) == 48);
 static_assert(offsetof(Managed, context) == 48 && offsetof(Managed, deleter) == 56);
 static_assert(sizeof(Managed) == 64);
-static_assert(offsetof(ManagedVersioned, context) == 8 && offsetof(ManagedVersioned, deleter) == 16);
+static_assert(offsetof(ManagedVersioned, context) == 8 &&
+              offsetof(ManagedVersioned, deleter) == 16);
 static_assert(offsetof(ManagedVersioned, flags) == 24 && offsetof(ManagedVersioned, tensor) == 32);
 static_assert(sizeof(ManagedVersioned) == 80);
 

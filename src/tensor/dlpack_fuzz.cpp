@@ -1,5 +1,5 @@
-// DLPack structures made of arbitrary bytes: import says yes or no without touching the data, releases
-// once, and what it accepts goes out and comes back the same.
+// DLPack structures made of arbitrary bytes: import says yes or no without touching the data,
+// releases once, and what it accepts goes out and comes back the same.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -90,9 +90,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   tensor.rank = bytes.next<std::int32_t>();
   tensor.type = bytes.next<dlpack::ElementType>();
   tensor.byte_offset = bytes.next<std::uint64_t>();
-  tensor.data = reinterpret_cast<void*>(bytes.next<std::uintptr_t>());
+  tensor.data = bytes.next<void*>();
   // Exactly as long as the number of dimensions promises, as far as that is believable.
-  const std::size_t promised = tensor.rank > 0 && tensor.rank < 64 ? static_cast<std::size_t>(tensor.rank) : 0;
+  const std::size_t promised =
+      tensor.rank > 0 && tensor.rank < 64 ? static_cast<std::size_t>(tensor.rank) : 0;
   const std::unique_ptr<std::int64_t[]> shape(new std::int64_t[promised]);
   const std::unique_ptr<std::int64_t[]> strides(new std::int64_t[promised]);
   for (std::size_t i = 0; i < promised; ++i) {

@@ -10,4 +10,5 @@ typedef struct DLManagedTensorVersioned {
 
 #include <type_traits>
 
-static_assert(std::is_same_v<decltype(millrace::to_dlpack({}).value()), DLManagedTensorVersioned*&&>);
+static_assert(
+    std::is_same_v<decltype(millrace::to_dlpack({}).value()), DLManagedTensorVersioned*&&>);

@@ -34,10 +34,12 @@ struct Produced {
   Produced() {
     managed.version = {1, 0};
     managed.manager_ctx = &deleted;
-    managed.deleter = [](DLManagedTensorVersioned* self) { ++*static_cast<int*>(self->manager_ctx); };
+    managed.deleter = [](DLManagedTensorVersioned* self) {
+      ++*static_cast<int*>(self->manager_ctx);
+    };
     managed.flags = 0;
-    managed.dl_tensor = {data.data(), {dlpack::kCpu, 0}, 2, {dlpack::kFloat, 32, 1}, shape.data(),
-                         strides.data(), 0};
+    managed.dl_tensor = {data.data(),  {dlpack::kCpu, 0}, 2, {dlpack::kFloat, 32, 1},
+                         shape.data(), strides.data(),    0};
   }
   Produced(const Produced&) = delete;
   Produced& operator=(const Produced&) = delete;
@@ -123,17 +125,32 @@ TEST(Dlpack, RefusesHostileStructures) {
   };
   using enum ErrorCode;
   const Case cases[] = {
-      {"expected version 1.x, got 2.7", unsupported, [](Produced& p) { p.managed.version = {2, 7}; }},
-      {"expected version 1.x, got 0.8", unsupported, [](Produced& p) { p.managed.version = {0, 8}; }},
+      {"expected version 1.x, got 2.7", unsupported,
+       [](Produced& p) {
+         p.managed.version = {2, 7};
+       }},
+      {"expected version 1.x, got 0.8", unsupported,
+       [](Produced& p) {
+         p.managed.version = {0, 8};
+       }},
       {"is negative: -1", invalid_argument, [](Produced& p) { p.managed.dl_tensor.rank = -1; }},
-      {"at most 8 dimensions", unsupported, [](Produced& p) { p.managed.dl_tensor.rank = 9; }},
-      {"at most 8 dimensions", unsupported,
+      {"of at most 8 dimensions", unsupported, [](Produced& p) { p.managed.dl_tensor.rank = 9; }},
+      {"of at most 8 dimensions", unsupported,
        [](Produced& p) { p.managed.dl_tensor.rank = std::numeric_limits<std::int32_t>::max(); }},
-      {"the shape is null", invalid_argument, [](Produced& p) { p.managed.dl_tensor.shape = nullptr; }},
-      {"expected sizes of zero or more, got -2", invalid_argument, [](Produced& p) { p.shape[1] = -2; }},
-      {"expected sizes of zero or more, got -1", invalid_argument, [](Produced& p) { p.shape[0] = -1; }},
-      {"63 bits", invalid_argument, [](Produced& p) { p.shape = {kLargest, kLargest}; }},
-      {"63 bits", invalid_argument, [](Produced& p) { p.shape = {kLargest, 1}; }},
+      {"the shape is null", invalid_argument,
+       [](Produced& p) { p.managed.dl_tensor.shape = nullptr; }},
+      {"expected sizes of zero or more, got -2", invalid_argument,
+       [](Produced& p) { p.shape[1] = -2; }},
+      {"expected sizes of zero or more, got -1", invalid_argument,
+       [](Produced& p) { p.shape[0] = -1; }},
+      {"63 bits", invalid_argument,
+       [](Produced& p) {
+         p.shape = {kLargest, kLargest};
+       }},
+      {"63 bits", invalid_argument,
+       [](Produced& p) {
+         p.shape = {kLargest, 1};
+       }},
       {"63 bits", invalid_argument,
        [](Produced& p) {  // one row repeated: little in memory, but not when copied
          p.shape = {kLargest / 6, 3};
@@ -150,16 +167,25 @@ TEST(Dlpack, RefusesHostileStructures) {
        [](Produced& p) { p.managed.dl_tensor.byte_offset = static_cast<std::uint64_t>(kLargest); }},
       {"negative strides", unsupported, [](Produced& p) { p.strides[1] = -1; }},
       {"63 bits", invalid_argument, [](Produced& p) { p.strides[0] = kLargest; }},
-      {"got a null pointer", invalid_argument, [](Produced& p) { p.managed.dl_tensor.data = nullptr; }},
+      {"got a null pointer", invalid_argument,
+       [](Produced& p) { p.managed.dl_tensor.data = nullptr; }},
       {"4 lanes", unsupported, [](Produced& p) { p.managed.dl_tensor.type.lanes = 4; }},
       {"0 lanes", unsupported, [](Produced& p) { p.managed.dl_tensor.type.lanes = 0; }},
-      {"4 bits", unsupported, [](Produced& p) { p.managed.dl_tensor.type = {dlpack::kInt, 4, 1}; }},
-      {"code 5", unsupported, [](Produced& p) { p.managed.dl_tensor.type = {5, 64, 1}; }},
+      {"4 bits", unsupported,
+       [](Produced& p) {
+         p.managed.dl_tensor.type = {dlpack::kInt, 4, 1};
+       }},
+      {"code 5", unsupported,
+       [](Produced& p) {
+         p.managed.dl_tensor.type = {5, 64, 1};
+       }},
       {"code 255", unsupported, [](Produced& p) { p.managed.dl_tensor.type.code = 255; }},
       {"device type 10", unsupported, [](Produced& p) { p.managed.dl_tensor.device.type = 10; }},
       {"device type -7", unsupported, [](Produced& p) { p.managed.dl_tensor.device.type = -7; }},
       {"got -1", invalid_argument,
-       [](Produced& p) { p.managed.dl_tensor.device = {dlpack::kCuda, -1}; }},
+       [](Produced& p) {
+         p.managed.dl_tensor.device = {dlpack::kCuda, -1};
+       }},
   };
   for (const Case& c : cases) {
     Produced produced;

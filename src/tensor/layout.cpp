@@ -38,8 +38,8 @@ Result<std::int64_t> extent(const Shape& shape, const Strides& strides) {
   if (strides.empty()) return count;
   if (strides.rank() != shape.rank()) {
     return Error{ErrorCode::invalid_argument,
-                 concat("expected as many strides as dimensions, got strides ", strides, " for shape ",
-                        shape)};
+                 concat("expected as many strides as dimensions, got strides ", strides,
+                        " for shape ", shape)};
   }
   std::int64_t last = 0;
   for (std::size_t i = 0; i < shape.rank(); ++i) {

@@ -12,13 +12,14 @@ namespace millrace {
 /// Product of two non-negative numbers; false when it does not fit in 63 bits.
 [[nodiscard]] bool multiply(std::int64_t a, std::int64_t b, std::int64_t& product) noexcept;
 
-/// The number of elements from the first to the last in memory, both included; 0 without elements. Of a
-/// contiguous tensor: the element count. Errors: invalid_argument for strides of another rank than the
-/// shape's or an extent over 63 bits, unsupported for negative strides; and as element_count.
+/// The number of elements from the first to the last in memory, both included; 0 without elements.
+/// Of a contiguous tensor: the element count. Errors: invalid_argument for strides of another rank
+/// than the shape's or an extent over 63 bits, unsupported for negative strides; and as
+/// element_count.
 [[nodiscard]] Result<std::int64_t> extent(const Shape& shape, const Strides& strides);
 
-/// Copies a strided host tensor of fixed-size elements into contiguous memory of `byte_count` bytes. Both
-/// must be valid (see `validate`) and must not overlap.
+/// Copies a strided host tensor of fixed-size elements into contiguous memory of `byte_count`
+/// bytes. Both must be valid (see `validate`) and must not overlap.
 void copy_to_contiguous(const TensorView& source, void* target) noexcept;
 
 }  // namespace millrace

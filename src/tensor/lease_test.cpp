@@ -20,7 +20,7 @@ TEST(Lease, ReleasesWithItsLastCopy) {
   {
     const Lease copy = lease;
     Lease moved = std::move(lease);
-    EXPECT_FALSE(static_cast<bool>(lease));
+    EXPECT_FALSE(static_cast<bool>(lease));  // NOLINT(bugprone-use-after-move)
     moved.reset();
     moved.reset();
     EXPECT_EQ(released, 0);

@@ -24,9 +24,8 @@ Result<std::int64_t> parse_dimension(std::string_view text, std::string_view who
 
 Result<Dims> Dims::from(std::span<const std::int64_t> values) {
   if (values.size() > kMaxRank) {
-    return Error{ErrorCode::unsupported,
-                 concat("tensors of at most ", kMaxRank, " dimensions are supported, got ",
-                        values.size())};
+    return Error{ErrorCode::unsupported, concat("tensors of at most ", kMaxRank,
+                                                " dimensions are supported, got ", values.size())};
   }
   Dims dims;
   for (const std::int64_t value : values) dims.push_back(value);
@@ -87,8 +86,9 @@ Result<std::size_t> byte_count(DataType type, const Shape& shape) {
   const bool strings = type == DataType::bytes;
   if (__builtin_add_overflow(count, strings ? 1 : 0, &count) ||
       !multiply(count, strings ? 8 : static_cast<std::int64_t>(size_of(type)), bytes)) {
-    return Error{ErrorCode::invalid_argument,
-                 concat("shape ", shape, " of ", type, ": the size in bytes does not fit in 63 bits")};
+    return Error{
+        ErrorCode::invalid_argument,
+        concat("shape ", shape, " of ", type, ": the size in bytes does not fit in 63 bits")};
   }
   return static_cast<std::size_t>(bytes);
 }
@@ -116,10 +116,9 @@ bool is_contiguous(const Shape& shape, const Strides& strides) noexcept {
 }
 
 bool matches(const Shape& shape, const Shape& pattern) noexcept {
-  return std::equal(shape.begin(), shape.end(), pattern.begin(), pattern.end(),
-                    [](std::int64_t size, std::int64_t wanted) {
-                      return wanted == kDynamic || size == wanted;
-                    });
+  return std::equal(
+      shape.begin(), shape.end(), pattern.begin(), pattern.end(),
+      [](std::int64_t size, std::int64_t wanted) { return wanted == kDynamic || size == wanted; });
 }
 
 }  // namespace millrace

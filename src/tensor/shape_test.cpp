@@ -50,7 +50,9 @@ TEST(Shape, CountsAgreeWithWideArithmetic) {
     const Wide expected = reference_product(shape, 1);
     const auto count = element_count(shape);
     ASSERT_EQ(count.ok(), expected >= 0) << to_string(shape);
-    if (count.ok()) { ASSERT_TRUE(*count == expected) << to_string(shape); }
+    if (count.ok()) {
+      ASSERT_TRUE(*count == expected) << to_string(shape);
+    }
 
     const DataType type = all_data_types()[random() % all_data_types().size()];
     Wide bytes = 0;
@@ -85,7 +87,8 @@ TEST(Shape, CountsAtTheEdges) {
 }
 
 TEST(Shape, NegativeAndDynamicSizesHaveNoCount) {
-  EXPECT_EQ(element_count({2, -3}).error().message, "shape [2,-3]: expected sizes of zero or more, got -3");
+  EXPECT_EQ(element_count({2, -3}).error().message,
+            "shape [2,-3]: expected sizes of zero or more, got -3");
   EXPECT_EQ(element_count({0, -1}).error().message,
             "shape [0,-1]: expected sizes of zero or more, got -1 (a size not known yet)");
   EXPECT_FALSE(element_count({std::numeric_limits<std::int64_t>::min(), 2}).ok());
@@ -112,15 +115,17 @@ TEST(Shape, ReadsItsSpellings) {
   EXPECT_EQ(parse_shape("1x3x224").value(), (Shape{1, 3, 224}));
   EXPECT_EQ(parse_shape("7").value(), (Shape{7}));
   EXPECT_EQ(parse_shape("[]").value(), Shape{});
-  for (const char* text : {"", " ", "[", "]", "[1", "1]", "1,,2", ",", "1x", "x", "-2", "1,-2", "1x2,3", "a",
-                           "1.5", "[[1]]", "9223372036854775808", "1,2,3,4,5,6,7,8,9", "[1,]"}) {
+  for (const char* text :
+       {"", " ", "[", "]", "[1", "1]", "1,,2", ",", "1x", "x", "-2", "1,-2", "1x2,3", "a", "1.5",
+        "[[1]]", "9223372036854775808", "1,2,3,4,5,6,7,8,9", "[1,]"}) {
     const auto parsed = parse_shape(text);
     ASSERT_FALSE(parsed.ok()) << text;
     EXPECT_EQ(parsed.error().code, ErrorCode::invalid_argument);
   }
-  EXPECT_EQ(parse_shape("1,b").error().message,
-            "shape: expected dimensions such as [1,3,-1], 1,3,? or 1x3x224, got \"1,b\": \"b\" is not a "
-            "dimension");
+  EXPECT_EQ(
+      parse_shape("1,b").error().message,
+      "shape: expected dimensions such as [1,3,-1], 1,3,? or 1x3x224, got \"1,b\": \"b\" is not a "
+      "dimension");
 }
 
 TEST(Shape, HasAtMostEightDimensions) {

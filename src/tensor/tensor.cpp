@@ -62,8 +62,8 @@ Result<void> validate_offsets(const TensorView& view) {
   for (std::int64_t i = 0; i < count; ++i) {
     if (view.offsets[i + 1] < view.offsets[i]) {
       return Error{ErrorCode::invalid_argument,
-                   concat("expected ascending BYTES offsets, got ", view.offsets[i], " followed by ",
-                          view.offsets[i + 1], " at element ", i)};
+                   concat("expected ascending BYTES offsets, got ", view.offsets[i],
+                          " followed by ", view.offsets[i + 1], " at element ", i)};
     }
   }
   if (view.offsets[count] != view.offsets[0] && !view.data) {
@@ -142,8 +142,8 @@ Result<Tensor> Tensor::allocate(DataType type, const Shape& shape) {
 Result<Tensor> Tensor::of_strings(std::span<const std::string_view> values, const Shape& shape) {
   MILLRACE_ASSIGN(const std::int64_t count, element_count(shape));
   if (static_cast<std::uint64_t>(count) != values.size()) {
-    return Error{ErrorCode::invalid_argument, concat("expected ", count, " strings for shape ", shape,
-                                                     ", got ", values.size())};
+    return Error{ErrorCode::invalid_argument,
+                 concat("expected ", count, " strings for shape ", shape, ", got ", values.size())};
   }
   std::size_t bytes = 0;
   for (const std::string_view value : values) bytes += value.size();

@@ -33,7 +33,8 @@ TEST(Tensor, AllocatesAlignedMemoryForEveryType) {
     ASSERT_TRUE(tensor.ok());
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor->view().data) % 64, 0u);
     EXPECT_EQ(tensor->view().bytes().value(), 15 * size_of(type));
-    std::fill_n(static_cast<std::uint8_t*>(tensor->view().data), 15 * size_of(type), std::uint8_t{0xa5});
+    std::fill_n(static_cast<std::uint8_t*>(tensor->view().data), 15 * size_of(type),
+                std::uint8_t{0xa5});
     EXPECT_TRUE(validate(tensor->view(), "t").ok());
   }
   EXPECT_TRUE(Tensor::allocate(DataType::fp32, {0, 4}).value().view().data != nullptr);
@@ -52,7 +53,8 @@ TEST(Tensor, KeepsItsMemoryWhileACopyLives) {
 
 TEST(Tensor, RefusesWhatItCannotAllocate) {
   EXPECT_EQ(Tensor::allocate(DataType::fp32, {-1, 4}).error().code, ErrorCode::invalid_argument);
-  EXPECT_EQ(Tensor::allocate(DataType::fp32, {kLargest, 4}).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(Tensor::allocate(DataType::fp32, {kLargest, 4}).error().code,
+            ErrorCode::invalid_argument);
   EXPECT_EQ(Tensor::allocate(DataType::bytes, {4}).error().code, ErrorCode::invalid_argument);
   const Error error = Tensor::allocate(DataType::uint8, {std::int64_t{1} << 62}).error();
   EXPECT_EQ(error.code, ErrorCode::out_of_memory);
@@ -70,7 +72,8 @@ TEST(Tensor, HoldsStrings) {
   const Tensor none = Tensor::of_strings({}, {0, 2}).value();
   EXPECT_EQ(none.view().bytes().value(), 0u);
   EXPECT_TRUE(validate(none.view(), "t").ok());
-  EXPECT_EQ(Tensor::of_strings(values, {3}).error().message, "expected 3 strings for shape [3], got 4");
+  EXPECT_EQ(Tensor::of_strings(values, {3}).error().message,
+            "expected 3 strings for shape [3], got 4");
   EXPECT_FALSE(Tensor::of_strings(values, {-1}).ok());
 }
 
@@ -103,10 +106,12 @@ TEST(Validate, SaysWhatIsWrong) {
   TensorView view = TensorView::of(data, {2, 3});
   EXPECT_EQ(message(view), "");
   view.shape = {2, -1};
-  EXPECT_EQ(message(view),
-            "input \"x\": shape [2,-1]: expected sizes of zero or more, got -1 (a size not known yet)");
+  EXPECT_EQ(
+      message(view),
+      "input \"x\": shape [2,-1]: expected sizes of zero or more, got -1 (a size not known yet)");
   view = TensorView::of<float>(nullptr, {2, 3});
-  EXPECT_EQ(message(view), "input \"x\": expected 24 bytes of FP32 of shape [2,3], got a null pointer");
+  EXPECT_EQ(message(view),
+            "input \"x\": expected 24 bytes of FP32 of shape [2,3], got a null pointer");
   view.shape = {2, 0};
   EXPECT_EQ(message(view), "");
   view = TensorView::of(data, {2, 3});
@@ -167,9 +172,9 @@ TEST(Layout, CopiesStridedTensors) {
     copy_to_contiguous(view, out.data());
     return out;
   };
-  EXPECT_EQ(copied({3, 2}, {1, 3}), (std::vector{0, 3, 1, 4, 2, 5}));                 // transposed
-  EXPECT_EQ(copied({2, 2}, {12, 1}), (std::vector{0, 1, 12, 13}));                    // rows apart
-  EXPECT_EQ(copied({2, 3}, {0, 1}), (std::vector{0, 1, 2, 0, 1, 2}));                 // repeated
+  EXPECT_EQ(copied({3, 2}, {1, 3}), (std::vector{0, 3, 1, 4, 2, 5}));  // transposed
+  EXPECT_EQ(copied({2, 2}, {12, 1}), (std::vector{0, 1, 12, 13}));     // rows apart
+  EXPECT_EQ(copied({2, 3}, {0, 1}), (std::vector{0, 1, 2, 0, 1, 2}));  // repeated
   EXPECT_EQ(copied({2, 2, 2}, {12, 2, 6}), (std::vector{0, 6, 2, 8, 12, 18, 14, 20}));
   EXPECT_EQ(copied({2, 3}, {}), (std::vector{0, 1, 2, 3, 4, 5}));
   EXPECT_EQ(copied({4}, {5}), (std::vector{0, 5, 10, 15}));

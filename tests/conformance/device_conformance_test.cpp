@@ -1,7 +1,8 @@
-// What every device must do, whatever it is made of. A new kind of device adds a factory to `Factories`.
+// What every device must do, whatever it is made of. A new kind of device adds a factory to
+// `Factories`.
 //
-// Streams are held shut by work that does not end until released, so that what is enqueued behind it has
-// not started for certain. Memory of kind `device` is touched only through streams.
+// Streams are held shut by work that does not end until released, so that what is enqueued behind
+// it has not started for certain. Memory of kind `device` is touched only through streams.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -46,7 +47,7 @@ using Factories = testing::Types<HostFactory>;
 
 struct FactoryName {
   template <class Factory>
-  static std::string GetName(int) {
+  static std::string GetName(int) {  // NOLINT(readability-identifier-naming): GoogleTest calls it
     return Factory::kName;
   }
 };
@@ -94,7 +95,8 @@ class DeviceConformance : public testing::Test {
     EXPECT_TRUE(stream.ref().copy(buffer.data(), pinned.data(), bytes.size()).ok());
     EXPECT_TRUE(stream.ref().synchronize().ok());
   }
-  /// Gives a device that does not hold back ample opportunity to show it. A right one cannot fail this.
+  /// Gives a device that does not hold back ample opportunity to show it. A right one cannot fail
+  /// this.
   [[nodiscard]] static bool stays_unfinished(StreamRef stream) {
     for (int i = 0; i < 20; ++i) {
       if (stream.query().value()) return false;
@@ -224,7 +226,8 @@ TYPED_TEST(DeviceConformance, AWaitKeepsThePointItSawWhenTheEventMovesOn) {
   Event event = this->new_event();
   ASSERT_TRUE(first.ref().run([] {}).ok());
   ASSERT_TRUE(first.ref().record(event).ok());
-  typename TestFixture::Gate entrance(second);  // so that the wait is looked at after the event moved
+  typename TestFixture::Gate entrance(
+      second);  // so that the wait is looked at after the event moved
   ASSERT_TRUE(second.ref().wait(event).ok());
   typename TestFixture::Gate gate(first);
   ASSERT_TRUE(first.ref().record(event).ok());
@@ -306,12 +309,12 @@ TYPED_TEST(DeviceConformance, StreamsTakeTurnsByEvents) {
   bool in_turn = true;
   for (int i = 0; i < kRounds; ++i) {
     ASSERT_TRUE(first.ref().wait(to_first).ok());
-    ASSERT_TRUE(first.ref().run([&, i] { in_turn &= std::exchange(value, 2 * i + 1) == 2 * i; }).ok());
+    ASSERT_TRUE(
+        first.ref().run([&, i] { in_turn &= std::exchange(value, 2 * i + 1) == 2 * i; }).ok());
     ASSERT_TRUE(first.ref().record(to_second).ok());
     ASSERT_TRUE(second.ref().wait(to_second).ok());
-    ASSERT_TRUE(second.ref()
-                    .run([&, i] { in_turn &= std::exchange(value, 2 * i + 2) == 2 * i + 1; })
-                    .ok());
+    ASSERT_TRUE(
+        second.ref().run([&, i] { in_turn &= std::exchange(value, 2 * i + 2) == 2 * i + 1; }).ok());
     ASSERT_TRUE(second.ref().record(to_first).ok());
   }
   ASSERT_TRUE(to_first.ref().synchronize().ok());
@@ -341,9 +344,11 @@ TYPED_TEST(DeviceConformance, StreamsWaitForEventsOfOtherDevices) {
 }
 
 TYPED_TEST(DeviceConformance, CopiesGathersAndFillsMoveTheRightBytes) {
-  constexpr std::size_t kBytes = 64 * 1024;
+  constexpr std::size_t kBytes = std::size_t{64} << 10;
   std::mt19937 random(20260711);
-  auto below = [&](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(random); };
+  auto below = [&](std::size_t n) {
+    return std::uniform_int_distribution<std::size_t>(0, n - 1)(random);
+  };
   std::vector<std::uint8_t> source(kBytes);
   for (auto& byte : source) byte = static_cast<std::uint8_t>(random());
   std::vector<std::uint8_t> expected(kBytes, 0);
@@ -417,11 +422,14 @@ TYPED_TEST(DeviceConformance, EmptyAndImpossibleWorkIsToldApart) {
   EXPECT_TRUE(stream.ref().synchronize().ok());
 
   const CopyPiece bad{nullptr, buffer.data(), 1};
-  const std::array refused{
-      stream.ref().copy(nullptr, buffer.data(), 1), stream.ref().copy(buffer.data(), nullptr, 1),
-      stream.ref().fill(nullptr, 0, 1),             stream.ref().gather({&bad, 1}),
-      stream.ref().run(nullptr),                    stream.ref().record(EventRef()),
-      StreamRef().synchronize(),                    StreamRef().wait(EventRef())};
+  const std::array refused{stream.ref().copy(nullptr, buffer.data(), 1),
+                           stream.ref().copy(buffer.data(), nullptr, 1),
+                           stream.ref().fill(nullptr, 0, 1),
+                           stream.ref().gather({&bad, 1}),
+                           stream.ref().run(nullptr),
+                           stream.ref().record(EventRef()),
+                           StreamRef().synchronize(),
+                           StreamRef().wait(EventRef())};
   for (const auto& result : refused) {
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().code, ErrorCode::invalid_argument);
@@ -493,7 +501,8 @@ TYPED_TEST(DeviceConformance, ATimedEventKeepsTheTimeOfItsLatestRecord) {
     ASSERT_TRUE(event.ref().synchronize().ok());
     reached = event.ref().time().value();
   }
-  ASSERT_TRUE(first.ref().synchronize().ok());  // the earlier record is reached later and changes nothing
+  ASSERT_TRUE(
+      first.ref().synchronize().ok());  // the earlier record is reached later and changes nothing
   EXPECT_EQ(event.ref().time().value(), reached);
 }
 
@@ -517,7 +526,7 @@ TYPED_TEST(DeviceConformance, MemoryIsAlignedAndOwned) {
 }
 
 TYPED_TEST(DeviceConformance, MemoryIsCountedAgainstTheLimit) {
-  constexpr std::size_t kMiB = 1024 * 1024;
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
   auto device = TypeParam::make(0, 16 * kMiB);
   EXPECT_EQ(device->memory().limit_bytes, 16 * kMiB);
   EXPECT_EQ(device->memory().used_bytes, 0u);
@@ -561,10 +570,11 @@ TYPED_TEST(DeviceConformance, AnAbandonedStreamIsNotWaitedFor) {
   Event event = this->new_event();
   Stream stream = this->new_stream();
   typename TestFixture::Gate gate(stream);
-  ASSERT_TRUE(stream.ref().run([finished] {
-                       finished->store(true);
-                       finished->notify_all();
-                     })
+  ASSERT_TRUE(stream.ref()
+                  .run([finished] {
+                    finished->store(true);
+                    finished->notify_all();
+                  })
                   .ok());
   ASSERT_TRUE(stream.ref().record(event).ok());
   stream.abandon();  // would hang if it waited
@@ -584,6 +594,7 @@ TYPED_TEST(DeviceConformance, ManyThreadsEnqueueOnOneStream) {
   int total = 0;
   bool in_order = true;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kTasks; ++i) {
@@ -606,6 +617,7 @@ TYPED_TEST(DeviceConformance, ManyThreadsShareOneEvent) {
   constexpr int kThreads = 6;
   Event event = this->new_event(EventTiming::timed);
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&] {
       Stream stream = this->new_stream();

@@ -50,6 +50,11 @@ int Gate::inside() const noexcept {
   return capacity_ - free_;
 }
 
+int Gate::waiting() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int>(waiting_.size());
+}
+
 void Gate::admit() noexcept {
   while (free_ > 0 && !waiting_.empty()) {
     Pass* const next = waiting_.front();

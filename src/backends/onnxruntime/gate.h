@@ -34,6 +34,7 @@ class Gate {
   void set_capacity(int capacity) noexcept;
   [[nodiscard]] int capacity() const noexcept;
   [[nodiscard]] int inside() const noexcept;
+  [[nodiscard]] int waiting() const noexcept;
 
  private:
   void admit() noexcept;  // under mutex_

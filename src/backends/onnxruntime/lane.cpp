@@ -106,6 +106,7 @@ void OnnxLane::abandon() noexcept {
   {
     const std::lock_guard lock(mutex_);
     ended_.store(true);
+    (void)check(api().RunOptionsSetTerminate(run_options_.get()), session_->title());
   }
   session_->runtime().gate().wake(pass_);
   session_->runtime().gate().leave(pass_);
@@ -208,7 +209,8 @@ Result<void> OnnxLane::bind_inputs(Slot& slot, const BatchIo& io) {
 }
 
 Result<void> OnnxLane::bind_outputs(Slot& slot, const BatchIo& io) {
-  const std::int64_t items = io.inputs[0].shape.empty() ? 1 : io.inputs[0].shape[0];
+  const bool scalar = io.inputs.empty() || io.inputs[0].shape.empty();
+  const std::int64_t items = scalar ? 1 : io.inputs[0].shape[0];
   for (std::size_t i = 0; i < io.outputs.size(); ++i) {
     OutputSlot& output = io.outputs[i];
     output_values_[i] = nullptr;

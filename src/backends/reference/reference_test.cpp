@@ -389,7 +389,9 @@ TEST(ReferenceFail, FailsRegularlyWhileEnqueuingOverAllLanes) {
     run.output(DataType::fp32, {1, 1});
     const auto enqueued = lane.enqueue(kEager, run.io());
     EXPECT_EQ(enqueued.ok(), call % 2 == 1) << call;
-    if (enqueued.ok()) EXPECT_TRUE(run.wait().ok());
+    if (enqueued.ok()) {
+      EXPECT_TRUE(run.wait().ok());
+    }
   }
 }
 

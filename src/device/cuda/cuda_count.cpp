@@ -1,4 +1,5 @@
-// Counts GPUs through the CUDA runtime, which is linked in and needs no driver to say that there is none.
+// Counts GPUs through the CUDA runtime, which is linked in and needs no driver to say that there is
+// none.
 #include "device/cuda/cuda_count.h"
 
 #include <algorithm>
@@ -59,8 +60,8 @@ std::string uuid_text(const cudaUUID_t& uuid) {
 std::string driver_release(std::string_view line) {
   while (!line.empty()) {
     const std::string_view word = line.substr(0, std::min(line.find(' '), line.size()));
-    const bool number = std::ranges::all_of(
-        word, [](char c) { return c == '.' || (c >= '0' && c <= '9'); });
+    const bool number =
+        std::ranges::all_of(word, [](char c) { return c == '.' || (c >= '0' && c <= '9'); });
     if (number && word.find('.') != std::string_view::npos) return std::string(word);
     line.remove_prefix(std::min(word.size() + 1, line.size()));
   }

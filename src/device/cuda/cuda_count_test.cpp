@@ -12,8 +12,9 @@ namespace {
 TEST(CudaCount, ReadsTheReleaseOfTheDriver) {
   EXPECT_EQ(driver_release("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23"),
             "580.95.05");
-  EXPECT_EQ(driver_release("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.1  Release"),
-            "535.1");
+  EXPECT_EQ(
+      driver_release("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.1  Release"),
+      "535.1");
   EXPECT_EQ(driver_release(""), "");
   EXPECT_EQ(driver_release("no number 7 here"), "");
 }

@@ -26,7 +26,8 @@ HostDevice::HostDevice(std::int32_t index, const HostDeviceOptions& options)
     : options_(options),
       info_(describe(index)),
       memory_(std::make_shared<HostMemory>(
-          info_.id, options.memory_limit_bytes ? options.memory_limit_bytes : info_.memory_bytes)) {}
+          info_.id, options.memory_limit_bytes ? options.memory_limit_bytes : info_.memory_bytes)) {
+}
 
 Result<Stream> HostDevice::new_stream(const StreamOptions& options) {
   const int number = streams_made_.fetch_add(1, std::memory_order_relaxed);

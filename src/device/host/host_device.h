@@ -10,8 +10,8 @@
 
 namespace millrace {
 
-/// An asynchronous device made of threads. Its streams, events and memory are safe even when they outlive
-/// it, except `Buffer`, which frees through it.
+/// An asynchronous device made of threads. Its streams, events and memory are safe even when they
+/// outlive it, except `Buffer`, which frees through it.
 class HostDevice final : public Device {
  public:
   HostDevice(std::int32_t index, const HostDeviceOptions& options);
@@ -26,7 +26,9 @@ class HostDevice final : public Device {
 
   /// How many times longer imitated work takes here.
   [[nodiscard]] double slowness() const noexcept { return options_.slowness; }
-  [[nodiscard]] const std::shared_ptr<HostMemory>& memory_source() const noexcept { return memory_; }
+  [[nodiscard]] const std::shared_ptr<HostMemory>& memory_source() const noexcept {
+    return memory_;
+  }
 
  protected:
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;

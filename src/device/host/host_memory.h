@@ -9,14 +9,15 @@
 
 namespace millrace {
 
-/// Ordinary memory, aligned to 256 bytes. Memory of kind `device` counts against the limit, as a GPU's
-/// own memory would; pinned memory is the host's and does not. Thread-safe.
+/// Ordinary memory, aligned to 256 bytes. Memory of kind `device` counts against the limit, as a
+/// GPU's own memory would; pinned memory is the host's and does not. Thread-safe.
 ///
-/// Fresh memory is filled with 0xff (a NaN in every float type) in builds with assertions, so that what
-/// was never written shows.
+/// Fresh memory is filled with 0xff (a NaN in every float type) in builds with assertions, so that
+/// what was never written shows.
 class HostMemory final : public MemorySource {
  public:
-  HostMemory(DeviceId device, std::size_t limit_bytes) : device_(device), limit_bytes_(limit_bytes) {}
+  HostMemory(DeviceId device, std::size_t limit_bytes)
+      : device_(device), limit_bytes_(limit_bytes) {}
 
   [[nodiscard]] Result<void*> allocate(std::size_t bytes, MemoryKind kind) override;
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;

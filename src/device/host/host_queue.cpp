@@ -16,6 +16,8 @@ template <class... Handlers>
 struct Overloaded : Handlers... {
   using Handlers::operator()...;
 };
+template <class... Handlers>
+Overloaded(Handlers...) -> Overloaded<Handlers...>;
 
 void call(const std::function<void()>& task) noexcept {
   try {
@@ -140,7 +142,8 @@ void HostQueue::execute(Task& task, const Pieces& pieces) noexcept {
             if (auto failure = wait.queue->failure()) fail(*std::move(failure));
           },
           [this](const WaitForPoint& wait) {
-            if (auto reached = wait.point->synchronize(); !reached) fail(std::move(reached.error()));
+            if (auto reached = wait.point->synchronize(); !reached)
+              fail(std::move(reached.error()));
           },
           [](const Signal& signal) {
             signal.word->store(signal.value, std::memory_order_release);

@@ -31,8 +31,9 @@ struct EventTime {
   TimePoint time;
 };
 
-/// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that streams may
-/// go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point is a number.
+/// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that
+/// streams may go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point
+/// is a number.
 class HostQueue {
  public:
   struct Copy {
@@ -83,8 +84,12 @@ class HostQueue {
   std::uint64_t push_gather(std::span<const CopyPiece> pieces);
 
   /// The number of the last task enqueued.
-  [[nodiscard]] std::uint64_t last() const noexcept { return last_.load(std::memory_order_acquire); }
-  [[nodiscard]] bool reached(std::uint64_t count) const noexcept { return progress_.reached(count); }
+  [[nodiscard]] std::uint64_t last() const noexcept {
+    return last_.load(std::memory_order_acquire);
+  }
+  [[nodiscard]] bool reached(std::uint64_t count) const noexcept {
+    return progress_.reached(count);
+  }
   void await(std::uint64_t count) noexcept { progress_.await(count); }
   /// What a device that was waited for reported; stays once set.
   [[nodiscard]] std::optional<Error> failure() const;
@@ -110,10 +115,10 @@ class HostQueue {
   void fail(Error error) noexcept;
 
   std::mutex mutex_;
-  std::vector<Task> tasks_;  // under mutex_
-  Pieces pieces_;            // under mutex_: those of the gathers in tasks_
-  bool asleep_ = false;      // under mutex_: the thread sleeps and nobody has woken it
-  bool closed_ = false;      // under mutex_
+  std::vector<Task> tasks_;             // under mutex_
+  Pieces pieces_;                       // under mutex_: those of the gathers in tasks_
+  bool asleep_ = false;                 // under mutex_: the thread sleeps and nobody has woken it
+  bool closed_ = false;                 // under mutex_
   std::atomic<std::uint64_t> last_{0};  // written under mutex_
 
   Waker waker_;

@@ -31,9 +31,10 @@ Result<bool> HostPoint::query() const {
 Result<void> HostPoint::synchronize() const {
   if (!queue) return {};
   if (!reached() && queue->on_own_thread()) {
-    return Error{ErrorCode::invalid_argument,
-                 "a task of a host stream waits for that stream's own later work, which would never "
-                 "return; use Stream::wait, or wait on another thread"};
+    return Error{
+        ErrorCode::invalid_argument,
+        "a task of a host stream waits for that stream's own later work, which would never "
+        "return; use Stream::wait, or wait on another thread"};
   }
   queue->await(count);
   if (auto failure = queue->failure()) return *std::move(failure);

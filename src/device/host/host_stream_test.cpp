@@ -62,7 +62,7 @@ TEST_F(HostStreamTest, WaitsForEventsOfOtherKindsOfDevices) {
   bool ran = false;
   ASSERT_TRUE(stream_.ref().wait(EventRef(foreign.get())).ok());
   ASSERT_TRUE(stream_.ref().run([&ran] { ran = true; }).ok());
-  foreign.reset();  // the stream holds the point, not the event
+  foreign.reset();                // the stream holds the point, not the event
   for (int i = 0; i < 20; ++i) {  // ample opportunity for a stream that does not wait
     EXPECT_FALSE(stream_.ref().query().value());
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -12,6 +12,8 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 namespace millrace {
 namespace {
 
@@ -47,13 +49,13 @@ std::optional<std::int64_t> take_number(std::string_view& text) {
   return number;
 }
 
-// Calls `visit` with the text of `file` in the control group and in each of its ancestors, up to the
-// mount: limits of all of them hold. A container may see only the latter.
+// Calls `visit` with the text of `file` in the control group and in each of its ancestors, up to
+// the mount: limits of all of them hold. A container may see only the latter.
 void visit_cgroup_files(const std::string& mount, std::string path, const std::string& file,
                         const std::function<void(const std::string&)>& visit) {
   while (!path.empty() && path.back() == '/') path.pop_back();
   for (;;) {
-    std::string text = read_file(mount + path + "/" + file);
+    std::string text = read_file(concat(mount, path, "/", file));
     if (!text.empty()) visit(text);
     std::size_t slash = path.rfind('/');
     if (slash == std::string::npos) return;
@@ -138,7 +140,8 @@ int usable_cores() {
   if (auto path = cgroup_path(cgroups, "cpu")) {
     const std::string mount = "/sys/fs/cgroup/cpu";
     std::string quota;
-    visit_cgroup_files(mount, *path, "cpu.cfs_quota_us", [&](const std::string& text) { quota = text; });
+    visit_cgroup_files(mount, *path, "cpu.cfs_quota_us",
+                       [&](const std::string& text) { quota = text; });
     lower(quota + " " + read_file(mount + "/cpu.cfs_period_us"));
   }
   return std::max(cores, 1);

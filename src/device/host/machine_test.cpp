@@ -23,7 +23,8 @@ TEST(Machine, ReadsMeminfo) {
 TEST(Machine, ReadsLimitsOfControlGroups) {
   EXPECT_EQ(cgroup_limit_bytes("1073741824\n"), std::size_t{1} << 30);
   EXPECT_FALSE(cgroup_limit_bytes("max\n"));
-  EXPECT_FALSE(cgroup_limit_bytes("9223372036854771712\n"));  // how version 1 says that there is none
+  EXPECT_FALSE(
+      cgroup_limit_bytes("9223372036854771712\n"));  // how version 1 says that there is none
   EXPECT_FALSE(cgroup_limit_bytes("-1"));
   EXPECT_FALSE(cgroup_limit_bytes(""));
   EXPECT_EQ(cgroup_quota_cores("200000 100000\n"), 2);

@@ -11,8 +11,8 @@ constexpr std::uint64_t kNobody = ~std::uint64_t{0};
 
 }  // namespace
 
-// Both sides write one variable and then read the other's (done_, wanted_), all sequentially consistent,
-// so that at least one of them sees what the other wrote.
+// Both sides write one variable and then read the other's (done_, wanted_), all sequentially
+// consistent, so that at least one of them sees what the other wrote.
 
 void Progress::advance(std::uint64_t done) noexcept {
   done_.store(done, std::memory_order_seq_cst);
@@ -24,7 +24,8 @@ void Progress::advance(std::uint64_t done) noexcept {
 
 void Progress::await(std::uint64_t count) noexcept {
   for (;;) {
-    // The word is read before asking: if the request is taken away after that, the word has changed.
+    // The word is read before asking: if the request is taken away after that, the word has
+    // changed.
     std::uint32_t wakes = wakes_.load(std::memory_order_seq_cst);
     std::uint64_t wanted = wanted_.load(std::memory_order_seq_cst);
     while (count < wanted &&

@@ -6,13 +6,15 @@
 
 namespace millrace {
 
-/// Counts finished tasks. One thread advances it, any number wait. Advancing is one store and one load
-/// unless somebody waits for the count reached.
+/// Counts finished tasks. One thread advances it, any number wait. Advancing is one store and one
+/// load unless somebody waits for the count reached.
 class Progress {
  public:
   /// Everything before this call is visible to whoever sees `done`. Counts never go back.
   void advance(std::uint64_t done) noexcept;
-  [[nodiscard]] std::uint64_t done() const noexcept { return done_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint64_t done() const noexcept {
+    return done_.load(std::memory_order_acquire);
+  }
   [[nodiscard]] bool reached(std::uint64_t count) const noexcept { return done() >= count; }
   /// Blocks until `count` is reached.
   void await(std::uint64_t count) noexcept;

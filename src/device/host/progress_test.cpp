@@ -24,7 +24,8 @@ TEST(Progress, LeavesNoWaiterBehind) {
   constexpr std::uint64_t kLast = 20'000;
   constexpr std::uint64_t kWaiters = 4;
   Progress progress;
-  std::vector<std::uint64_t> written(kLast + 1, 0);  // not atomic: the progress alone orders its uses
+  std::vector<std::uint64_t> written(kLast + 1,
+                                     0);  // not atomic: the progress alone orders its uses
   std::vector<std::thread> waiters;
   for (std::uint64_t step = 1; step <= kWaiters; ++step) {
     waiters.emplace_back([&, step] {

@@ -1,0 +1,72 @@
+#include "engine/pull.h"
+
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace millrace {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+const TimePoint kNow = TimePoint(std::chrono::hours(1));
+constexpr DeviceId kFirst = DeviceId::host(0);
+constexpr DeviceId kSecond = DeviceId::host(1);
+// 100 us, and 1 us for each kilobyte.
+constexpr MoveCost kMove{microseconds(100), 1e9};
+
+PullDecision ask(DeviceId data, DeviceId puller, const DeviceLoad& second, std::size_t bytes = 1000) {
+  const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, second};
+  return choose_pull(data, bytes, puller, loads, kMove, kNow);
+}
+
+TEST(ChoosePull, OrdinaryHostMemoryGoesAnywhere) {
+  EXPECT_TRUE(ask(DeviceId::host_memory(), kFirst, {kSecond}).pull);
+  EXPECT_TRUE(ask(DeviceId::host_memory(), kSecond, {kSecond}).pull);
+}
+
+TEST(ChoosePull, TheDeviceWithTheDataAlwaysTakesIt) {
+  EXPECT_TRUE(ask(kSecond, kSecond, {kSecond}).pull);
+  EXPECT_TRUE(ask(kSecond, kSecond, {kSecond, true, milliseconds(10)}).pull);
+}
+
+TEST(ChoosePull, OthersLeaveItToADeviceWithAFreeLane) {
+  const PullDecision decision = ask(kSecond, kFirst, {kSecond, true, {}});
+  EXPECT_FALSE(decision.pull);
+  EXPECT_GT(decision.ask_again, kNow);
+}
+
+TEST(ChoosePull, OthersTakeItOnceWaitingCostsMoreThanMoving) {
+  // Moving a kilobyte: 101 us.
+  EXPECT_FALSE(ask(kSecond, kFirst, {kSecond, true, microseconds(100)}).pull);
+  EXPECT_FALSE(ask(kSecond, kFirst, {kSecond, true, microseconds(101)}).pull);
+  EXPECT_TRUE(ask(kSecond, kFirst, {kSecond, true, microseconds(102)}).pull);
+  // Moving a megabyte: 1100 us.
+  EXPECT_FALSE(ask(kSecond, kFirst, {kSecond, true, microseconds(1100)}, 1'000'000).pull);
+  EXPECT_TRUE(ask(kSecond, kFirst, {kSecond, true, microseconds(1101)}, 1'000'000).pull);
+}
+
+TEST(ChoosePull, AsksAgainWhenTheEstimateCouldHaveTurnedOutWrong) {
+  const PullDecision decision = ask(kSecond, kFirst, {kSecond, true, microseconds(30)});
+  EXPECT_EQ(decision.ask_again, kNow + microseconds(30) + kMove.of(1000));
+}
+
+TEST(ChoosePull, DoesNotAskWithoutPauseWhereMovingCostsNothing) {
+  const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, {kSecond, true, {}}};
+  const PullDecision decision = choose_pull(kSecond, 0, kFirst, loads, MoveCost{Duration(), 1e12}, kNow);
+  EXPECT_FALSE(decision.pull);
+  EXPECT_GE(decision.ask_again, kNow + microseconds(50));
+}
+
+TEST(ChoosePull, AnybodyTakesItFromADeviceThatCannot) {
+  EXPECT_TRUE(ask(kSecond, kFirst, {kSecond, false, {}}).pull);
+}
+
+TEST(ChoosePull, AnybodyTakesItFromADeviceThatDoesNotRunTheModel) {
+  EXPECT_TRUE(ask(DeviceId::host(7), kFirst, {kSecond}).pull);
+  EXPECT_TRUE(choose_pull(kSecond, 1, kFirst, {}, kMove, kNow).pull);
+}
+
+}  // namespace
+}  // namespace millrace
