@@ -31,12 +31,12 @@ deps-test:
 
 .PHONY: build
 build: deps-build  ## Builds the released program, build/millrace
-	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=OFF --log-level=WARNING
+	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=OFF > /dev/null
 	@$(CMAKE) --build --preset release --parallel $(JOBS) --target millrace
 
 .PHONY: dev
 dev: deps-test
-	@$(CONFIGURE) --preset dev --log-level=WARNING
+	@$(CONFIGURE) --preset dev > /dev/null
 	@$(CMAKE) --build --preset dev --parallel $(JOBS)
 
 .PHONY: test
@@ -50,20 +50,20 @@ sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan,
 # LABELS, a regular expression, limits the run to those suites; .ci/run sets it.
 .PHONY: sanitize-asan sanitize-tsan
 sanitize-asan sanitize-tsan: sanitize-%: deps-test
-	@$(CONFIGURE) --preset $* --log-level=WARNING
+	@$(CONFIGURE) --preset $* > /dev/null
 	@$(CMAKE) --build --preset $* --parallel $(JOBS) --target $(if $(LABELS),core_suites,all)
 	$(CTEST) --preset $* --parallel $(JOBS) $(if $(LABELS),--label-regex '$(LABELS)')
 
 .PHONY: fuzz
 fuzz: deps-test  ## Runs every fuzz target for FUZZ_SECONDS seconds (clang 16)
 	@python3 tools/deps/fetch.py fuzz
-	@$(CMAKE) --preset fuzz --log-level=WARNING
+	@$(CMAKE) --preset fuzz > /dev/null
 	@$(CMAKE) --build --preset fuzz --parallel $(JOBS) --target fuzzers
 	@tools/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: bench
 bench: deps-test  ## Builds the benchmarks (preset release) and runs them, one after another
-	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=ON --log-level=WARNING
+	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=ON > /dev/null
 	@$(CMAKE) --build --preset release --parallel $(JOBS) --target millrace benchmarks
 	@tools/bench.sh
 
@@ -81,7 +81,7 @@ deps-lint: deps-test
 lint: deps-lint  ## Checks formatting, include directions and clang-tidy; changes nothing
 	@git ls-files -co --exclude-standard -- '*.h' '*.cpp' '*.cu' | xargs .deps/bin/clang-format --dry-run --Werror
 	@python3 tools/check_includes.py
-	@$(CONFIGURE) --preset dev --log-level=WARNING
+	@$(CONFIGURE) --preset dev > /dev/null
 	@tools/tidy.sh
 
 .PHONY: format

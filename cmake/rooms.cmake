@@ -58,7 +58,6 @@ target_link_libraries(millrace_direct
   PUBLIC Threads::Threads ${CMAKE_DL_LIBS} PRIVATE millrace_flags millrace_onnxruntime)
 
 # The command line, apart from `main`, is a library so that its tests can call it.
-# Everything of the program but its `main`, for its tests and for the benchmarks.
 millrace_sources(cli_sources src/cli)
 if(cli_sources)
   list(FILTER cli_sources EXCLUDE REGEX "/src/cli/main\\.cpp$")

@@ -62,9 +62,6 @@ foreach(room IN LISTS MILLRACE_ROOMS ITEMS cli)
   endif()
   millrace_test_if_any(${room}_test ${room} ${sources})
 endforeach()
-if(TARGET cli_test)
-  target_link_libraries(cli_test PRIVATE millrace_cli)
-endif()
 
 # Whole-program suites: tests/NAME/*.cpp -> NAME_suite. Some folders are something else.
 file(GLOB folders LIST_DIRECTORIES true "${CMAKE_CURRENT_SOURCE_DIR}/tests/*")

@@ -1,12 +1,7 @@
 #!/bin/bash
-# Runs every benchmark of build/release, one after another; each writes its own record.
+# Runs the benchmarks of build/release, all of them or those that CELLS names, and updates the tables in the docs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-count=0
-for program in build/release/bin/bench_*; do
-  [ -x "$program" ] || continue
-  echo "== $(basename "$program")"
-  "$program" "$@"
-  count=$((count + 1))
-done
-[ "$count" -gt 0 ] || { echo "bench: no benchmark was built" >&2; exit 1; }
+read -ra cells <<< "${CELLS:-}"
+python3 bench/run.py ${cells[@]+"${cells[@]}"} "$@"
+python3 tools/benchmark_tables.py

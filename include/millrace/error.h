@@ -74,11 +74,13 @@ class [[nodiscard]] Result {
   [[nodiscard]] T* operator->() { return &value(); }
   [[nodiscard]] const T* operator->() const { return &value(); }
 
-  [[nodiscard]] Error& error() & { return assert(!ok()), *std::get_if<1>(&state_); }
-  [[nodiscard]] const Error& error() const& { return assert(!ok()), *std::get_if<1>(&state_); }
-  [[nodiscard]] Error&& error() && { return assert(!ok()), std::move(*std::get_if<1>(&state_)); }
+  [[nodiscard]] Error& error() & { return assert(failed()), *std::get_if<1>(&state_); }
+  [[nodiscard]] const Error& error() const& { return assert(failed()), *std::get_if<1>(&state_); }
+  [[nodiscard]] Error&& error() && { return assert(failed()), std::move(*std::get_if<1>(&state_)); }
 
  private:
+  [[nodiscard]] bool failed() const noexcept { return state_.index() == 1; }
+
   std::variant<T, Error> state_;
 };
 

@@ -86,13 +86,13 @@ TEST(InlineVector, MovesFromInsideAndOutside) {
       const std::vector<int> expected = values(a);
       InlineVector<Anchored, 2> b = std::move(a);
       EXPECT_EQ(values(b), expected);
-      EXPECT_TRUE(a.empty());  // NOLINT(bugprone-use-after-move)
+      EXPECT_TRUE(a.empty());  // NOLINT
       InlineVector<Anchored, 2> c;
       for (int i = 0; i < other_size; ++i) c.emplace_back(100 + i);
       c = std::move(b);
       EXPECT_EQ(values(c), expected);
-      EXPECT_TRUE(b.empty());  // NOLINT(bugprone-use-after-move)
-      b.emplace_back(5);       // what was moved from can be used again
+      EXPECT_TRUE(b.empty());  // NOLINT
+      b.emplace_back(5);       // NOLINT: what was moved from can be used again
       b.emplace_back(6);
       b.emplace_back(7);
       EXPECT_EQ(values(b), (std::vector{5, 6, 7}));

@@ -16,9 +16,8 @@ class ListHook {
  public:
   ListHook() = default;
   ListHook(const ListHook&) noexcept {}
-  ListHook& operator=(const ListHook&) noexcept {
-    return *this;
-  }  // NOLINT(bugprone-unhandled-self-assignment)
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): nothing is assigned
+  ListHook& operator=(const ListHook&) noexcept { return *this; }
   ~ListHook() { assert(!linked_ && "destroyed while in a list"); }
 
   [[nodiscard]] bool linked() const noexcept { return linked_; }
@@ -126,7 +125,7 @@ class IntrusiveList {
     }
   }
 
-  /// The element that an Iterator stands on may be removed only after the Iterator has moved on.
+  /// The element that an iterator stands on may be removed only after the iterator has moved on.
   [[nodiscard]] Iterator begin() const noexcept { return Iterator(front_); }
   [[nodiscard]] Iterator end() const noexcept { return Iterator(); }
 

@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kSamples = 6;
+constexpr std::size_t kSamples = 6;
 constexpr std::int64_t kGuesses = 3;
 
 struct Options {
@@ -203,18 +203,28 @@ struct Outcome {
   [[nodiscard]] double accuracy() const { return static_cast<double>(correct()) / static_cast<double>(data.count()); }
 };
 
-// Five images that were read rightly, each of another class, then one that was not, where there is one.
+// Three typical images (the first ones of three classes), those of which the model was least sure though
+// right, and last one that it got wrong, where there is one.
 std::vector<std::int64_t> pick_samples(const Outcome& outcome) {
-  std::vector<std::int64_t> picked;
+  constexpr std::size_t kTypical = 3;
+  std::vector<std::int64_t> right;
   std::vector<std::int64_t> wrong;
+  for (std::int64_t i = 0; i < outcome.data.count(); ++i) (outcome.right(i) ? right : wrong).push_back(i);
+  std::vector<std::int64_t> picked;
   std::set<std::int64_t> classes;
-  for (std::int64_t i = 0; i < outcome.data.count(); ++i) {
-    if (!outcome.right(i)) wrong.push_back(i);
-    else if (classes.insert(outcome.data.labels[static_cast<std::size_t>(i)]).second) picked.push_back(i);
+  for (const std::int64_t i : right) {
+    if (picked.size() < kTypical && classes.insert(outcome.data.labels[static_cast<std::size_t>(i)]).second) picked.push_back(i);
   }
-  const std::size_t room = static_cast<std::size_t>(kSamples);
-  if (picked.size() > room - std::min<std::size_t>(wrong.size(), 1)) picked.resize(room - std::min<std::size_t>(wrong.size(), 1));
-  for (std::size_t i = 0; i < wrong.size() && picked.size() < room; ++i) picked.push_back(wrong[i]);
+  const auto sureness = [&](std::int64_t i) { return outcome.answers[static_cast<std::size_t>(i)].guesses[0].score; };
+  std::stable_sort(right.begin(), right.end(), [&](std::int64_t a, std::int64_t b) { return sureness(a) < sureness(b); });
+  const std::size_t unsure = kSamples - std::min<std::size_t>(wrong.size(), 1);
+  for (const std::int64_t i : right) {
+    const bool there = std::find(picked.begin(), picked.end(), i) != picked.end();
+    if (picked.size() < unsure && !there) picked.push_back(i);
+  }
+  for (const std::int64_t i : wrong) {
+    if (picked.size() < kSamples) picked.push_back(i);
+  }
   return picked;
 }
 
@@ -349,7 +359,7 @@ void print_outcome(const Outcome& outcome) {
   out += "\n" + title("Speed and latency") + speed_text(outcome);
   out += "\n" + title("Where the time of a request goes (" + std::to_string(outcome.full.in_flight) + " in flight)") + phases_text(outcome);
   out += "\n" + title("What ran where (" + std::to_string(outcome.full.in_flight) + " in flight)") + where_text(outcome);
-  out += "\n" + title("Six of the images, what they are and what the model sees") + "\n" + samples_text(outcome);
+  out += "\n" + title("Six of the images: typical ones, the least certain, and one it got wrong if there is any") + "\n" + samples_text(outcome);
   print(out);
 }
 

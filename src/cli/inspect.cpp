@@ -1,4 +1,5 @@
 // millrace inspect: what a model is, and what it would cost to run it here.
+#include <algorithm>
 #include <memory>
 
 #include "cli/model_arguments.h"
@@ -104,6 +105,22 @@ std::string placements_text(const ModelInfo& info) {
   return table.text();
 }
 
+// "images: resized to 8x8 (bilinear), gray, NCHW, pixels * 0.0627451".
+std::string preprocess_text(const std::string& input, const Json& plan) {
+  std::string out = "for " + input + ": ";
+  if (plan.contains("resize")) {
+    out += "resized to " + plan["resize"][0].dump() + "x" + plan["resize"][1].dump() + " (" + plan["filter"].get<std::string>() + "), ";
+  }
+  out += plan["channels"].get<std::string>() + ", " + plan["layout"].get<std::string>() + ", ";
+  std::string value = "pixels * " + format_value(plan["scale"].get<double>());
+  const auto all = [&](const char* name, double expected) {
+    return std::all_of(plan[name].begin(), plan[name].end(), [&](const Json& n) { return n.get<double>() == expected; });
+  };
+  if (!all("mean", 0)) value += " - " + plan["mean"].dump();
+  if (!all("std", 1)) value = "(" + value + ") / " + plan["std"].dump();
+  return out + value;
+}
+
 void print_text(const OpenModel& open, const Json& preprocess, std::size_t labels) {
   const ModelInfo& info = open.model.info();
   const auto line = [](std::string_view name, std::string_view value) {
@@ -115,6 +132,7 @@ void print_text(const OpenModel& open, const Json& preprocess, std::size_t label
   if (!info.backend.empty()) out += line("backend", info.backend + (info.backend_reason.empty() ? "" : ": " + info.backend_reason));
   out += line("batch", "up to " + std::to_string(info.max_items) + (info.max_items == 1 ? " item" : " items"));
   if (labels > 0) out += line("labels", std::to_string(labels) + " in " + open.file.labels);
+  for (const auto& [input, plan] : preprocess.items()) out += line("pictures", preprocess_text(input, plan));
   out += "\n" + tensors_text("input", info.inputs) + "\n" + tensors_text("output", info.outputs);
   if (!info.placements.empty()) {
     bool shared = true;
@@ -122,7 +140,6 @@ void print_text(const OpenModel& open, const Json& preprocess, std::size_t label
     out += "\n" + placements_text(info) + "  The lanes of a device " +
            std::string(choose(shared, "share one set of weights.\n", "do not share weights: each has its own.\n"));
   }
-  for (const auto& [input, plan] : preprocess.items()) out += "\n  images for " + printable(input) + ": " + plan.dump() + "\n";
   if (!info.metadata.empty()) {
     Table table({"metadata", ""});
     for (const auto& [name, value] : info.metadata) table.add({printable(name), printable(value)});

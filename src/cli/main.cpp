@@ -1,9 +1,9 @@
 // The program: finds the verb, runs it, and turns what it says into an exit code.
-#include <cerrno>
 #include <clocale>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <sstream>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +12,7 @@
 #include <millrace/log.h>
 #include <millrace/version.h>
 
+#include "cli/print.h"
 #include "cli/verbs.h"
 
 namespace millrace::cli {
@@ -44,10 +45,9 @@ int report(std::string_view message, int code) {
 
 // What was printed may not have arrived: a full disk shows only when the buffer is written.
 int flush_output(int code) {
-  errno = 0;
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
-  const char* reason = errno ? std::strerror(errno) : "writing failed";
-  return report(std::string("cannot write to standard output: ") + reason, kFailed);
+  const int reason = flush_printed();
+  if (reason == 0) return code;
+  return report(std::string("cannot write to standard output: ") + std::strerror(reason), kFailed);
 }
 
 std::string usage_message(const CLI::App& app, const std::string& what) {
@@ -87,7 +87,12 @@ int run(int argc, char** argv) {
     const Result<int> result = context.action();
     return flush_output(result.ok() ? *result : report(result.error().message, kFailed));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return flush_output(app.exit(error));
+    if (error.get_exit_code() == 0) {  // help or version was asked for
+      std::ostringstream text;
+      app.exit(error, text, text);
+      print(text.str());
+      return flush_output(kFine);
+    }
     return report(usage_message(app, error.what()), kWrongUsage);
   } catch (const UsageError& error) {
     return report(usage_message(app, error.what()), kWrongUsage);

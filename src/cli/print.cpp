@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -156,7 +157,24 @@ std::string Table::text(std::size_t indent) const {
   return out;
 }
 
-void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+namespace {
+
+int failure = 0;  // the first error of writing to standard output
+
+}  // namespace
+
+void print(std::string_view text) {
+  errno = 0;
+  const bool whole = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!whole && failure == 0) failure = errno ? errno : EIO;
+}
+
+int flush_printed() {
+  errno = 0;
+  if (std::fflush(stdout) != 0 && failure == 0) failure = errno ? errno : EIO;
+  if (std::ferror(stdout) != 0 && failure == 0) failure = EIO;
+  return failure;
+}
 
 void print_json(const Json& json) {
   print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");

@@ -65,8 +65,10 @@ class Table {
   std::vector<std::size_t> right_;
 };
 
-/// Writes to standard output. What does not arrive is noticed by `main`.
+/// Writes to standard output. What does not arrive is noticed by `main`. Only on the main thread.
 void print(std::string_view text);
+/// Sends what was printed on its way: 0, or the first error of the system (`errno`) since the start.
+[[nodiscard]] int flush_printed();
 /// Writes a document and a newline.
 void print_json(const Json& json);
 /// Writes "millrace: warning: ..." to standard error.

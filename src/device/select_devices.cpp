@@ -25,17 +25,18 @@ std::vector<std::size_t> gpus_of_prefix(std::string_view prefix,
   return found;
 }
 
-// The GPU that one entry of CUDA_VISIBLE_DEVICES names.
-std::optional<std::size_t> visible_gpu(std::string_view entry, std::span<const GpuIdentity> gpus) {
-  if (entry.starts_with(kUuidStart)) {
-    const auto found = gpus_of_prefix(entry, gpus);
-    return found.size() == 1 ? std::optional(found.front()) : std::nullopt;
-  }
+std::optional<std::size_t> gpu_of_uuid(std::string_view entry, std::span<const GpuIdentity> gpus) {
+  if (entry.size() <= kUuidStart.size() || !entry.starts_with(kUuidStart)) return std::nullopt;
+  const auto found = gpus_of_prefix(entry, gpus);
+  return found.size() == 1 ? std::optional(found.front()) : std::nullopt;
+}
+
+// What follows the number does not count: "0x1" is 0.
+std::optional<std::size_t> gpu_of_index(std::string_view entry, std::span<const GpuIdentity> gpus) {
+  if (entry.starts_with('+')) entry.remove_prefix(1);
   std::size_t index = 0;
-  const char* end = entry.data() + entry.size();
-  const auto [stop, status] = std::from_chars(entry.data(), end, index);
-  if (status != std::errc{} || stop != end || index >= gpus.size()) return std::nullopt;
-  return index;
+  const auto status = std::from_chars(entry.data(), entry.data() + entry.size(), index).ec;
+  return status == std::errc{} && index < gpus.size() ? std::optional(index) : std::nullopt;
 }
 
 std::string what_there_is(std::span<const GpuIdentity> gpus, std::string_view why_no_gpus) {
@@ -78,9 +79,10 @@ Result<DeviceId> select_device(std::string_view name, std::span<const GpuIdentit
 std::vector<std::size_t> parse_visible_devices(std::string_view text,
                                                std::span<const GpuIdentity> gpus) {
   std::vector<std::size_t> visible;
+  const auto read = trimmed(text).starts_with(kUuidStart) ? gpu_of_uuid : gpu_of_index;
   while (!text.empty()) {
     const std::size_t comma = std::min(text.find(','), text.size());
-    const auto gpu = visible_gpu(trimmed(text.substr(0, comma)), gpus);
+    const auto gpu = read(trimmed(text.substr(0, comma)), gpus);
     if (!gpu) break;
     if (std::ranges::find(visible, *gpu) != visible.end()) return {};
     visible.push_back(*gpu);

@@ -21,9 +21,10 @@ struct GpuIdentity {
 [[nodiscard]] std::vector<GpuIdentity> visible_gpus();
 
 /// Which of `gpus`, all those of the machine, a CUDA_VISIBLE_DEVICES of `text` leaves visible, in
-/// its order. Entries are indices or prefixes of UUIDs that fit one GPU only. As in CUDA, the first
-/// entry that names no GPU (-1, an index too high, an unknown or ambiguous prefix) ends the list,
-/// an empty text hides all, and a GPU named twice hides all.
+/// its order; reads it as driver 580 was seen to. The first entry says whether all are indices
+/// (what follows the number does not count) or UUIDs (or prefixes that fit one GPU only). The first
+/// entry that names no GPU (-1, an index too high, an unknown or ambiguous prefix, the other kind
+/// of entry) ends the list; an empty text hides all, and so does a GPU named twice.
 [[nodiscard]] std::vector<std::size_t> parse_visible_devices(std::string_view text,
                                                              std::span<const GpuIdentity> gpus);
 

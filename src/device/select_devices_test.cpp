@@ -20,11 +20,19 @@ TEST(ParseVisibleDevices, TakesIndicesInTheirOrder) {
   EXPECT_THAT(parse_visible_devices(" 1 , 2 ", kGpus), ElementsAre(1u, 2u));
 }
 
+TEST(ParseVisibleDevices, TakesTheNumberThatAnEntryStartsWith) {
+  EXPECT_THAT(parse_visible_devices("1x,+2,0x1", kGpus), ElementsAre(1u, 2u, 0u));
+  EXPECT_THAT(parse_visible_devices("00", kGpus), ElementsAre(0u));
+  EXPECT_THAT(parse_visible_devices("2;1", kGpus), ElementsAre(2u));
+}
+
 TEST(ParseVisibleDevices, TakesUuidsAndTheirPrefixes) {
   EXPECT_THAT(parse_visible_devices(kGpus[1].uuid, kGpus), ElementsAre(1u));
   EXPECT_THAT(parse_visible_devices("GPU-1,GPU-8932F", kGpus), ElementsAre(2u, 0u));
   EXPECT_THAT(parse_visible_devices("GPU-8932", kGpus), IsEmpty());  // fits two
-  EXPECT_THAT(parse_visible_devices("2,GPU-8932", kGpus), ElementsAre(2u));
+  EXPECT_THAT(parse_visible_devices("GPU-1,GPU-8932", kGpus), ElementsAre(2u));
+  EXPECT_THAT(parse_visible_devices("GPU-", std::span(kGpus).first(1)), IsEmpty());
+  EXPECT_THAT(parse_visible_devices("gpu-1", kGpus), IsEmpty());
   EXPECT_THAT(parse_visible_devices("GPU-9", kGpus), IsEmpty());
   EXPECT_THAT(parse_visible_devices("8932f937", kGpus), IsEmpty());
 }
@@ -34,7 +42,8 @@ TEST(ParseVisibleDevices, EndsAtTheFirstEntryThatNamesNone) {
   EXPECT_THAT(parse_visible_devices("0,3,1", kGpus), ElementsAre(0u));
   EXPECT_THAT(parse_visible_devices("1,,2", kGpus), ElementsAre(1u));
   EXPECT_THAT(parse_visible_devices("1,", kGpus), ElementsAre(1u));
-  EXPECT_THAT(parse_visible_devices("1x,2", kGpus), IsEmpty());
+  EXPECT_THAT(parse_visible_devices("GPU-1,0", kGpus), ElementsAre(2u));
+  EXPECT_THAT(parse_visible_devices("0,GPU-1,2", kGpus), ElementsAre(0u));
   EXPECT_THAT(parse_visible_devices("0,99999999999999999999999", kGpus), ElementsAre(0u));
 }
 

@@ -5,6 +5,9 @@
 namespace millrace {
 namespace {
 
+/// A thread that sleeps until some time may wake that much later: a deadline must not pass meanwhile.
+constexpr Duration kLateWake = std::chrono::milliseconds(1);
+
 struct Prefix {
   std::size_t requests = 0;
   std::int64_t items = 0;
@@ -60,7 +63,7 @@ BatchDecision next_batch(const QueueSnapshot& queue, TimePoint now, const BatchP
   // Until `go` waiting is free or wanted; the deadline bounds both.
   TimePoint go = std::max(oldest + policy.max_delay, queue.lane_idle_from - queue.lead);
   if (deadline != TimePoint::max()) {
-    go = std::min(go, deadline - queue.batch_time - queue.batch_time / 4 - queue.lead);
+    go = std::min(go, deadline - queue.batch_time - queue.batch_time / 4 - queue.lead - kLateWake);
   }
   if (go <= now) return everything;
   return {0, 0, go};

@@ -96,6 +96,17 @@ PlanState::PlanState(DeviceState& device, const ModelConfig& config)
 PlanState::~PlanState() = default;
 
 Result<void> PlanState::load(const ModelSpec& spec) {
+  Result<void> loaded = try_load(spec);
+  if (loaded || loaded.error().code != ErrorCode::out_of_memory) return loaded;
+  // Blocks that wait to be used again count as free memory.
+  if (device_.pool().trim() == 0) return loaded;
+  lanes.clear();
+  plan_.reset();
+  reservation_ = Reservation();
+  return try_load(spec);
+}
+
+Result<void> PlanState::try_load(const ModelSpec& spec) {
   MILLRACE_ASSIGN(const BackendChoice choice,
                   choose_backend(config_.backend, spec, device_.device()));
   backend_name_ = choice.backend->name;

@@ -169,6 +169,7 @@ class PlanState {
   std::shared_ptr<Figures> figures = std::make_shared<Figures>();
 
  private:
+  Result<void> try_load(const ModelSpec& spec);
   Result<void> settle_batching();
   Result<void> check_batch_bytes() const;
   Result<void> make_lanes(int lanes, int slots);

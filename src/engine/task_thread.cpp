@@ -22,6 +22,7 @@ TaskThread::TaskThread(std::string name) : shared_(std::make_shared<Shared>()) {
         } catch (...) {
           log_error("a task threw");
         }
+        task = nullptr;  // what it holds goes with it, not with the last of these tasks
       }
       tasks.clear();
     }
@@ -47,7 +48,7 @@ void TaskThread::post(std::function<void()> task) {
 void TaskThread::call(std::function<void()> task) {
   auto done = std::make_shared<std::promise<void>>();
   std::future<void> waiting = done->get_future();
-  post([task = std::move(task), done] {
+  post([task = std::move(task), done = std::move(done)] {
     task();
     done->set_value();
   });

@@ -279,7 +279,7 @@ Result<std::size_t> data_bytes(const Element& element, const Shape& shape, std::
   Result<std::int64_t> count = element_count(shape);
   if (!count.ok()) return bad_file(source, count.error().message);
   // Texts of no width take no room in the file but some here.
-  constexpr std::int64_t kMostEmptyTexts = 1 << 24;
+  constexpr std::int64_t kMostEmptyTexts = 1 << 20;
   if (element.bytes == 0 && *count > kMostEmptyTexts) {
     return bad_file(source, concat("it announces ", *count, " empty texts"));
   }

@@ -76,6 +76,20 @@ TEST_F(Npz, ReadsTheHeldOutDigits) {  // written by NumPy
   EXPECT_EQ((*arrays)[1].view.type, DataType::int64);
 }
 
+std::size_t arrays_in(const std::string& name) {
+  const Result<std::vector<NamedArray>> arrays = read_npz(MILLRACE_SOURCE_DIR "/tests/fuzz/corpus/npz/" + name);
+  EXPECT_TRUE(arrays.ok()) << (arrays.ok() ? "" : arrays.error().message);
+  return arrays.ok() ? arrays->size() : 0;
+}
+
+TEST_F(Npz, ReadsArchivesOfOtherWriters) {  // NumPy's and Python's
+  EXPECT_EQ(arrays_in("stored.npz"), 2U);
+  EXPECT_EQ(arrays_in("deflated.npz"), 2U);
+  EXPECT_EQ(arrays_in("empty.npz"), 0U);
+  EXPECT_EQ(arrays_in("zip64.npz"), 1U) << "sizes and places in 64-bit fields";
+  EXPECT_EQ(arrays_in("comment.npz"), 1U) << "a folder, and a comment that looks like a directory's end";
+}
+
 // An archive with one deflated member, put together by hand.
 std::string deflated_archive(const std::string& content, std::uint32_t announced) {
   std::string packed(compressBound(content.size()) + 64, '\0');

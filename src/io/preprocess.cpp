@@ -339,7 +339,11 @@ Result<Tensor> preprocess_image(const Image& image, const PreprocessPlan& plan) 
   const ImageSize size = plan.size.height > 0 ? plan.size : own;
   MILLRACE_ASSIGN(const Tensor tensor, Tensor::allocate(plan.type, plan.shape(size)));
   std::vector<float> resized;
-  if (size != own) resized = resize_pixels(image, size, plan.filter);
+  try {
+    if (size != own) resized = resize_pixels(image, size, plan.filter);
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, concat("no memory for an image of ", size.height, "x", size.width)};
+  }
   const auto channels = static_cast<std::size_t>(image.channels);
   const std::size_t pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);
   auto* data = static_cast<char*>(tensor.view().data);

@@ -97,7 +97,9 @@ Result<void> OnnxLane::terminate() {
   if (!running_) return {};
   ended_.store(true);
   MILLRACE_TRY(check(api().RunOptionsSetTerminate(run_options_.get()), session_->title()));
+  // An operator that never returns must not keep other models from running.
   session_->runtime().gate().wake(pass_);
+  session_->runtime().gate().leave(pass_);
   return {};
 }
 

@@ -34,13 +34,14 @@ std::string why_none(cudaError_t status, int driver) {
     return concat("the driver supports CUDA ", cuda_version(driver), "; this build needs ",
                   cuda_version(CUDART_VERSION), " or a newer driver");
   }
+  std::string why = "the driver finds none";
   if (status != cudaSuccess && status != cudaErrorNoDevice) {
-    return concat("the driver says: ", cudaGetErrorString(status));
+    why = concat("the driver says: ", cudaGetErrorString(status));
   }
   if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    return concat("CUDA_VISIBLE_DEVICES=", quote(visible), " leaves none visible");
+    why += concat(" with CUDA_VISIBLE_DEVICES=", quote(visible));
   }
-  return "the driver finds none";
+  return why;
 }
 
 std::string uuid_text(const cudaUUID_t& uuid) {

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Writes the tables of measured figures in the docs, from the records in docs/benchmarks/.
+
+    tools/benchmark_tables.py [--check] [ROOT]
+
+In README.md and docs/**/*.md, what stands between the two marker lines is replaced. --check changes nothing and ends with
+1 when a page is not as it would be written. Standard library only.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+BEGIN = "<!-- benchmarks: written by tools/benchmark_tables.py -->"
+END = "<!-- end of benchmarks -->"
+# In the order in which a reader wants them; others follow by name.
+ORDER = ["digits_offline", "digits_latency", "digits_concurrent", "identity", "allocations", "open_loop", "memory", "devices",
+         "shares", "isolation"]
+
+
+def records(root):
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((root / "docs" / "benchmarks").glob("*.json"))}
+    names = [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
+    return [found[name] for name in names]
+
+
+def cell(text):
+    return text.replace("|", "\\|")
+
+
+def machines(all_records):
+    lines = []
+    for record in all_records:
+        about = record["machine"]
+        line = (f"{about['processor']}, {about['cores']} cores, recorded {record['recorded']}, commit {record['commit'][:10]}"
+                f"{' with changes' if record['modified'] else ''}")
+        if line not in lines:
+            lines.append(line)
+    return lines
+
+
+def table(all_records):
+    if not all_records:
+        return ["Nothing has been recorded yet."]
+    lines = ["| what | figure | bar | measured | met |", "|---|---|---|---|---|"]
+    for record in all_records:
+        for bar in record["bars"]:
+            lines.append(f"| {cell(record['what'])} | {cell(bar['what'])} | {cell(bar['bar'])} | {cell(bar['value'])} |"
+                         f" {'yes' if bar['met'] else '**no**'} |")
+    lines += ["", "Also measured:", ""]
+    for record in all_records:
+        if record["stated"]:
+            lines.append(f"- {record['what']}: " + "; ".join(f"{entry['what']}: {entry['value']}" for entry in record["stated"]))
+    lines += ["", "Machine: " + "; ".join(machines(all_records)) + "."]
+    return lines
+
+
+def page_with_table(text, lines):
+    """The page with every marked part replaced; None when it has none."""
+    parts = text.split(BEGIN + "\n")
+    if len(parts) == 1:
+        return None
+    out = parts[0]
+    for part in parts[1:]:
+        _, end, rest = part.partition(END)
+        if not end:
+            raise ValueError(f"a part that begins with {BEGIN} has no end; expected {END}")
+        out += BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest
+    return out
+
+
+def update(root, check):
+    """The pages that were not as they should be; rewritten unless `check`."""
+    lines = table(records(root))
+    changed = []
+    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        if not page.is_file():
+            continue
+        text = page.read_text()
+        wanted = page_with_table(text, lines)
+        if wanted is None or wanted == text:
+            continue
+        changed.append(page)
+        if not check:
+            page.write_text(wanted)
+    return changed
+
+
+def main():
+    arguments = sys.argv[1:]
+    check = "--check" in arguments
+    rest = [argument for argument in arguments if argument != "--check"]
+    root = Path(rest[0]) if rest else Path(__file__).resolve().parents[1]
+    changed = update(root, check)
+    for page in changed:
+        print(f"{page}: {'is not as tools/benchmark_tables.py would write it' if check else 'written'}")
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
