@@ -1,5 +1,5 @@
-// How often memory is allocated for each request once the engine runs: every operator new of the program is
-// counted, the load generator's own included (which has none).
+// How often memory is allocated for each request once the engine runs: every operator new of the
+// program is counted, the load generator's own included (which has none).
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -35,7 +35,9 @@ void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return counted_or_throw(bytes, static_cast<std::size_t>(alignment));
 }
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 1); }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 1); }
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return counted(bytes, 1);
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
@@ -71,7 +73,8 @@ bench::Json count(double seconds, int concurrency) {
   const std::uint64_t bytes_after = allocated_bytes.load();
   const cli::Tally tally = load->take();
   bench::ok_or_die(load->stop());
-  if (tally.errors > 0 || tally.requests == 0) bench::die("requests failed: " + load->first_error());
+  if (tally.errors > 0 || tally.requests == 0)
+    bench::die("requests failed: " + load->first_error());
   const auto each = [&](std::uint64_t before, std::uint64_t after) {
     return static_cast<double>(after - before) / static_cast<double>(tally.requests);
   };
@@ -88,6 +91,12 @@ int main(int argc, char** argv) {
   double seconds = 2;
   return bench::run(
       argc, argv, "Counts allocations per request of the identity model in the steady state.",
-      [&](CLI::App& app) { app.add_option("--seconds", seconds, "Time to count for (default: 2)")->check(CLI::Range(0.01, 3600.0)); },
-      [&] { return bench::Json{{"model", "reference:identity"}, {"runs", {count(seconds, 256), count(seconds, 1)}}}; });
+      [&](CLI::App& app) {
+        app.add_option("--seconds", seconds, "Time to count for (default: 2)")
+            ->check(CLI::Range(0.01, 3600.0));
+      },
+      [&] {
+        return bench::Json{{"model", "reference:identity"},
+                           {"runs", {count(seconds, 256), count(seconds, 1)}}};
+      });
 }

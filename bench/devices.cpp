@@ -1,5 +1,5 @@
-// Whether four devices do four times the work of one, and whether a slow one among them holds the others up:
-// a model that sleeps, on host devices, measured in turn.
+// Whether four devices do four times the work of one, and whether a slow one among them holds the
+// others up: a model that sleeps, on host devices, measured in turn.
 #include <vector>
 
 #include "support.h"
@@ -55,7 +55,8 @@ bench::Json measure(double seconds, int rounds) {
     const double mixed = rate_of(uneven, seconds);
     scaling.push_back(all / single);
     share.push_back(mixed / (single * (kDevices - 1 + 1 / kSlowness)));
-    samples.push_back({{"one_items_per_s", single}, {"four_items_per_s", all}, {"uneven_items_per_s", mixed}});
+    samples.push_back(
+        {{"one_items_per_s", single}, {"four_items_per_s", all}, {"uneven_items_per_s", mixed}});
   }
   const cli::Spread scaling_spread = cli::spread_of(scaling);
   const cli::Spread share_spread = cli::spread_of(share);
@@ -77,10 +78,13 @@ int main(int argc, char** argv) {
   double seconds = 1;
   int rounds = 7;
   return bench::run(
-      argc, argv, "Compares one host device with four, and with four of which one is three times slower.",
+      argc, argv,
+      "Compares one host device with four, and with four of which one is three times slower.",
       [&](CLI::App& app) {
-        app.add_option("--seconds", seconds, "Length of a window (default: 1)")->check(CLI::Range(0.01, 3600.0));
-        app.add_option("--rounds", rounds, "How often each is measured (default: 7)")->check(CLI::Range(1, 1000));
+        app.add_option("--seconds", seconds, "Length of a window (default: 1)")
+            ->check(CLI::Range(0.01, 3600.0));
+        app.add_option("--rounds", rounds, "How often each is measured (default: 7)")
+            ->check(CLI::Range(1, 1000));
       },
       [&] { return measure(seconds, rounds); });
 }

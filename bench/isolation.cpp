@@ -1,5 +1,5 @@
-// What a model's neighbours on a device cost it: its latency alone and beside one whose enqueue blocks, one
-// that is loaded and unloaded all the time, and one that hangs, measured in turn.
+// What a model's neighbours on a device cost it: its latency alone and beside one whose enqueue
+// blocks, one that is loaded and unloaded all the time, and one that hangs, measured in turn.
 #include <atomic>
 #include <functional>
 #include <vector>
@@ -29,7 +29,8 @@ class Neighbour {
 class Blocking final : public Neighbour {
  public:
   explicit Blocking(Engine& engine) {
-    model_ = bench::value_or_die(engine.load(config_of("blocking", "reference:busy?mode=sleep&batch_us=100000&blocking=1")));
+    model_ = bench::value_or_die(
+        engine.load(config_of("blocking", "reference:busy?mode=sleep&batch_us=100000&blocking=1")));
     cli::LoadOptions options;
     options.concurrency = 8;
     load_ = bench::load_on(model_, options);
@@ -49,7 +50,8 @@ class Loading final : public Neighbour {
     running_ = true;
     thread_ = std::thread([this] {
       while (running_) {
-        bench::value_or_die(engine_.load(config_of("loading", "reference:identity?load_us=100000&wants_prepare=1&prepare_us=20000")));
+        bench::value_or_die(engine_.load(config_of(
+            "loading", "reference:identity?load_us=100000&wants_prepare=1&prepare_us=20000")));
         bench::ok_or_die(engine_.unload("loading"));
         ++loads_;
       }
@@ -77,14 +79,16 @@ class Hanging final : public Neighbour {
     config.hang_timeout = std::chrono::milliseconds(300);
     model_ = bench::value_or_die(engine_.load(config));
     Request request;
-    request.inputs.push_back({model_.info().inputs[0].name, TensorView::of(item_.data(), {1, 16}), {}});
+    request.inputs.push_back(
+        {model_.info().inputs[0].name, TensorView::of(item_.data(), {1, 16}), {}});
     answer_ = model_.submit(std::move(request));
   }
   void stop() override {
     const Result<Response> answer = answer_.get();
     if (answer.ok()) bench::die("the model that hangs has answered");
     const Result<void> gone = engine_.unload("hanging", std::chrono::seconds(5));
-    if (gone.ok() || gone.error().code != ErrorCode::unavailable) bench::die("unloading a model that hangs did not say so");
+    if (gone.ok() || gone.error().code != ErrorCode::unavailable)
+      bench::die("unloading a model that hangs did not say so");
   }
 
  private:
@@ -94,12 +98,15 @@ class Hanging final : public Neighbour {
   std::vector<float> item_ = std::vector<float>(16, 1.0F);
 };
 
-bench::Json measure_beside(const std::string& name, const std::function<std::unique_ptr<Neighbour>(Engine&)>& make, double seconds, int rounds) {
+bench::Json measure_beside(const std::string& name,
+                           const std::function<std::unique_ptr<Neighbour>(Engine&)>& make,
+                           double seconds, int rounds) {
   EngineOptions engine_options;
   engine_options.devices.devices = {"host:0"};
   engine_options.shutdown_timeout = std::chrono::seconds(1);
   Engine engine = bench::value_or_die(Engine::create(engine_options));
-  const Model model = bench::value_or_die(engine.load(config_of("measured", "reference:busy?mode=sleep&batch_us=2000")));
+  const Model model = bench::value_or_die(
+      engine.load(config_of("measured", "reference:busy?mode=sleep&batch_us=2000")));
   cli::LoadOptions options;
   options.concurrency = 8;
   const auto load = bench::load_on(model, options);
@@ -116,7 +123,9 @@ bench::Json measure_beside(const std::string& name, const std::function<std::uni
     neighbour->stop();
     alone.merge(quiet.tally.latency);
     beside.merge(loud.tally.latency);
-    const auto p99 = [](const bench::Window& window) { return static_cast<double>(window.tally.latency.quantile(0.99)) / 1000; };
+    const auto p99 = [](const bench::Window& window) {
+      return static_cast<double>(window.tally.latency.quantile(0.99)) / 1000;
+    };
     ratios.push_back(p99(loud) / p99(quiet));
     samples.push_back({{"alone_p99_us", p99(quiet)}, {"beside_p99_us", p99(loud)}});
   }
@@ -139,14 +148,22 @@ int main(int argc, char** argv) {
   return bench::run(
       argc, argv, "Measures what troublesome neighbours on a device cost another model's latency.",
       [&](CLI::App& app) {
-        app.add_option("--seconds", seconds, "Length of a window (default: 1)")->check(CLI::Range(0.4, 3600.0));
-        app.add_option("--rounds", rounds, "Pairs of windows for each neighbour (default: 9)")->check(CLI::Range(1, 1000));
+        app.add_option("--seconds", seconds, "Length of a window (default: 1)")
+            ->check(CLI::Range(0.4, 3600.0));
+        app.add_option("--rounds", rounds, "Pairs of windows for each neighbour (default: 9)")
+            ->check(CLI::Range(1, 1000));
       },
       [&] {
         bench::Json json = bench::Json::array();
-        json.push_back(measure_beside("blocks for 100 ms in enqueue", [](Engine& e) { return std::make_unique<Blocking>(e); }, seconds, rounds));
-        json.push_back(measure_beside("is loaded and unloaded", [](Engine& e) { return std::make_unique<Loading>(e); }, seconds, rounds));
-        json.push_back(measure_beside("hangs", [](Engine& e) { return std::make_unique<Hanging>(e); }, seconds, rounds));
-        return bench::Json{{"model", "reference:busy?mode=sleep&batch_us=2000"}, {"neighbours", json}};
+        json.push_back(measure_beside(
+            "blocks for 100 ms in enqueue", [](Engine& e) { return std::make_unique<Blocking>(e); },
+            seconds, rounds));
+        json.push_back(measure_beside(
+            "is loaded and unloaded", [](Engine& e) { return std::make_unique<Loading>(e); },
+            seconds, rounds));
+        json.push_back(measure_beside(
+            "hangs", [](Engine& e) { return std::make_unique<Hanging>(e); }, seconds, rounds));
+        return bench::Json{{"model", "reference:busy?mode=sleep&batch_us=2000"},
+                           {"neighbours", json}};
       });
 }

@@ -1,5 +1,5 @@
-// Whether memory grows with the number of requests served: resident memory after the first tenth of them
-// and at the end.
+// Whether memory grows with the number of requests served: resident memory after the first tenth of
+// them and at the end.
 #include "support.h"
 
 namespace {
@@ -37,8 +37,14 @@ bench::Json measure(std::uint64_t requests) {
     points.push_back({{"requests", answered}, {"rss_bytes", last}});
   }
   bench::ok_or_die(load->stop());
-  const auto mib = [&](std::uint64_t bytes) { return (static_cast<double>(bytes) - static_cast<double>(first)) / 1048576; };
-  return {{"model", "reference:identity"}, {"requests", answered}, {"growth_mib", mib(last)}, {"most_growth_mib", mib(most)}, {"points", points}};
+  const auto mib = [&](std::uint64_t bytes) {
+    return (static_cast<double>(bytes) - static_cast<double>(first)) / 1048576;
+  };
+  return {{"model", "reference:identity"},
+          {"requests", answered},
+          {"growth_mib", mib(last)},
+          {"most_growth_mib", mib(most)},
+          {"points", points}};
 }
 
 }  // namespace
@@ -47,6 +53,9 @@ int main(int argc, char** argv) {
   std::uint64_t requests = 10'000'000;
   return bench::run(
       argc, argv, "Serves many requests with the identity model and watches resident memory.",
-      [&](CLI::App& app) { app.add_option("--requests", requests, "How many (default: 10 million)")->check(CLI::Range(std::uint64_t{10}, std::uint64_t{1} << 40)); },
+      [&](CLI::App& app) {
+        app.add_option("--requests", requests, "How many (default: 10 million)")
+            ->check(CLI::Range(std::uint64_t{10}, std::uint64_t{1} << 40));
+      },
       [&] { return measure(requests); });
 }

@@ -37,8 +37,8 @@ inline void ok_or_die(millrace::Result<void> result) {
 }
 
 /// A load on a model, with everything that it needs. Started and stopped by hand.
-inline std::unique_ptr<millrace::cli::LoadGenerator> load_on(const millrace::Model& model,
-                                                             const millrace::cli::LoadOptions& options) {
+inline std::unique_ptr<millrace::cli::LoadGenerator> load_on(
+    const millrace::Model& model, const millrace::cli::LoadOptions& options) {
   const millrace::cli::BenchInputs inputs =
       value_or_die(millrace::cli::BenchInputs::open(model.info(), {}, {}, options.seed));
   return value_or_die(millrace::cli::LoadGenerator::make(model, inputs, options));

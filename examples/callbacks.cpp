@@ -54,7 +54,7 @@ class Tally {
     std::printf("\n");
   }
   [[nodiscard]] Callback callback() {
-    return [this](Result<Response> response, bool /*last*/) { add(response); };
+    return [this](const Result<Response>& response, bool /*last*/) { add(response); };
   }
 
  private:
@@ -68,8 +68,12 @@ class Tally {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Tally digits_tally;  // before the engine: its threads call back until it is gone
+  // Before the engine, and so alive for as long as it is: where it calls back, and what it reads.
+  Tally digits_tally;
   Tally slow_tally;
+  const std::array<float, 64> image{};
+  const std::array<float, 16> numbers{};
+
   Result<Engine> engine = Engine::create();
   if (!engine) return fail(engine.error());
   ModelConfig config;
@@ -78,7 +82,6 @@ int main(int argc, char** argv) {
   if (!digits) return fail(digits.error());
 
   // Many at once. Those that wait together are computed together.
-  const std::array<float, 64> image{};
   for (int i = 0; i < kRequests; ++i) {
     Request request;
     request.inputs.push_back({"images", TensorView::of(image.data(), {1, 1, 8, 8}), {}});
@@ -95,7 +98,6 @@ int main(int argc, char** argv) {
   slow_config.slots = 1;
   const Result<Model> slow = engine->load(slow_config);
   if (!slow) return fail(slow.error());
-  const std::array<float, 16> numbers{};
   const auto submit_slow = [&](std::optional<TimePoint> deadline) {
     Request request;
     request.inputs.push_back(

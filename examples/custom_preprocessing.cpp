@@ -18,10 +18,10 @@ namespace {
 
 using namespace millrace;
 
-constexpr int kPictures = 400;
-constexpr int kSide = 32;  // of a picture, in pixels
-constexpr int kCells = 8;  // of what the model takes: each cell is the mean of 4x4 pixels
-constexpr int kClasses = 10;
+constexpr std::size_t kPictures = 400;
+constexpr std::size_t kSide = 32;  // of a picture, in pixels
+constexpr std::size_t kCells = 8;  // of what the model takes: each cell is the mean of 4x4 pixels
+constexpr std::size_t kClasses = 10;
 using Picture = std::array<std::uint8_t, kSide * kSide>;
 
 struct Sample {
@@ -79,11 +79,11 @@ constexpr Sample kSamples[] = {
 /// What a scanner might deliver: a sample, drawn at four times its size.
 Picture draw(const Sample& sample) {
   Picture picture{};
-  for (int y = 0; y < kSide; ++y) {
-    for (int x = 0; x < kSide; ++x) {
-      const char cell = sample.ink[static_cast<std::size_t>(y / 4 * kCells + x / 4)];
+  for (std::size_t y = 0; y < kSide; ++y) {
+    for (std::size_t x = 0; x < kSide; ++x) {
+      const char cell = sample.ink[y / 4 * kCells + x / 4];
       const int ink = cell <= '9' ? cell - '0' : cell - 'a' + 10;
-      picture[static_cast<std::size_t>(y * kSide + x)] = static_cast<std::uint8_t>(ink * 255 / 16);
+      picture[y * kSide + x] = static_cast<std::uint8_t>(ink * 255 / 16);
     }
   }
   return picture;
@@ -91,11 +91,11 @@ Picture draw(const Sample& sample) {
 
 /// 32x32 bytes to 8x8 numbers from 0 to 16.
 void preprocess(const Picture& picture, float* cells) {
-  for (int y = 0; y < kCells; ++y) {
-    for (int x = 0; x < kCells; ++x) {
+  for (std::size_t y = 0; y < kCells; ++y) {
+    for (std::size_t x = 0; x < kCells; ++x) {
       int sum = 0;
-      for (int i = 0; i < 16; ++i) {
-        sum += picture[static_cast<std::size_t>((y * 4 + i / 4) * kSide + x * 4 + i % 4)];
+      for (std::size_t i = 0; i < 16; ++i) {
+        sum += picture[(y * 4 + i / 4) * kSide + x * 4 + i % 4];
       }
       cells[y * kCells + x] = static_cast<float>(sum) / (16 * 255.0F) * 16;
     }
@@ -110,10 +110,8 @@ int fail(const Error& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<Picture> pictures;
-  for (int i = 0; i < kPictures; ++i) {
-    pictures.push_back(draw(kSamples[static_cast<std::size_t>(i) % std::size(kSamples)]));
-  }
+  std::vector<Picture> pictures(kPictures);
+  for (std::size_t i = 0; i < kPictures; ++i) pictures[i] = draw(kSamples[i % std::size(kSamples)]);
   std::vector<float> cells(kPictures * kCells * kCells);
   std::vector<float> table(kPictures * kClasses);  // all answers, one row for each picture
 
@@ -125,20 +123,19 @@ int main(int argc, char** argv) {
   if (!model) return fail(model.error());
 
   std::vector<Future> answers(kPictures);
-  std::atomic<int> next{0};
+  std::atomic<std::size_t> next{0};
   const auto work = [&] {
-    for (int i = next++; i < kPictures; i = next++) {
-      const auto index = static_cast<std::size_t>(i);
-      float* input = &cells[index * kCells * kCells];
-      preprocess(pictures[index], input);
+    for (std::size_t i = next++; i < kPictures; i = next++) {
+      float* input = &cells[i * kCells * kCells];
+      preprocess(pictures[i], input);
       Request request;
       request.inputs.push_back({"images", TensorView::of(input, {1, 1, kCells, kCells}), {}});
       RequestedOutput wanted;
       wanted.name = "probabilities";
       wanted.placement = OutputPlacement::target;
-      wanted.target = TensorView::of(&table[index * kClasses], {1, kClasses});
+      wanted.target = TensorView::of(&table[i * kClasses], {1, kClasses});
       request.outputs.push_back(std::move(wanted));
-      answers[index] = model->submit(std::move(request));  // returns at once
+      answers[i] = model->submit(std::move(request));  // returns at once
     }
   };
   std::thread first(work);
@@ -146,8 +143,8 @@ int main(int argc, char** argv) {
   first.join();
   second.join();
 
-  int in_place = 0;
-  int right = 0;
+  std::size_t in_place = 0;
+  std::size_t right = 0;
   for (std::size_t i = 0; i < kPictures; ++i) {
     const Result<Response> answer = answers[i].get();
     if (!answer) return fail(answer.error());
@@ -155,6 +152,6 @@ int main(int argc, char** argv) {
     in_place += answer->outputs[0].view.data == row;
     right += std::max_element(row, row + kClasses) - row == kSamples[i % std::size(kSamples)].label;
   }
-  std::printf("%d of %d answers are in the caller's table\n", in_place, kPictures);
-  std::printf("%d of %d digits were read right\n", right, kPictures);
+  std::printf("%zu of %zu answers are in the caller's table\n", in_place, kPictures);
+  std::printf("%zu of %zu digits were read right\n", right, kPictures);
 }

@@ -1,9 +1,9 @@
 // Several models on several devices: one on both host devices, one on the second only.
 //
 // The digits model's requests wait in one queue, bound to no device; whichever device has a lane
-// free takes the next batch. The neighbour, a stand-in for a slow model, keeps the second device
-// busy half of the time, and the first takes over more of the digits: nobody had to say how to
-// divide them.
+// free takes the next batch. The neighbour, a stand-in for a slow model, has a right to half of the
+// second device's time; while it has its turn there, the first device goes on with the digits.
+// Nobody says how to divide them.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -43,6 +43,11 @@ Result<void> report(const Model& model, std::vector<Future> answers) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Inputs without a lease are borrowed: these arrays are made before the engine and outlive it.
+  std::array<float, 64> image{};
+  std::fill(image.begin() + 3, image.end() - 3, 8.0F);
+  const std::array<float, 16> numbers{};
+
   EngineOptions options;
   options.devices.devices = {"host:0", "host:1"};
   options.max_batches_in_flight = 1;  // on each device, so that models there take turns
@@ -66,10 +71,6 @@ int main(int argc, char** argv) {
   const Result<Model> neighbour = engine->load(neighbour_config);
   if (!neighbour) return fail(neighbour.error());
 
-  // Inputs without a lease are borrowed: these arrays outlive the answers.
-  std::array<float, 64> image{};
-  std::fill(image.begin() + 3, image.end() - 3, 8.0F);
-  const std::array<float, 16> numbers{};
   std::vector<Future> digit_answers;
   std::vector<Future> neighbour_answers;
   for (int i = 0; i < kDigitRequests; ++i) {

@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 seconds=${1:-600}
 failures=build/fuzz/failures
 mkdir -p "$failures"
+# Failures are reported with function names and lines.
+ASAN_SYMBOLIZER_PATH=$(command -v llvm-symbolizer-16 || true)
+export ASAN_SYMBOLIZER_PATH UBSAN_OPTIONS="print_stacktrace=1:external_symbolizer_path=$ASAN_SYMBOLIZER_PATH"
 failed=()
 count=0
 for target in $(tr ';' ' ' < build/fuzz/fuzz_targets.txt); do
@@ -16,7 +19,7 @@ for target in $(tr ';' ' ' < build/fuzz/fuzz_targets.txt); do
   mkdir -p "$grown"
   count=$((count + 1))
   echo "fuzz: $target, $seconds s"
-  if ! "build/fuzz/bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  if ! "build/fuzz/bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_funcs=0 -print_final_stats=1 \
       -artifact_prefix="$failures/$name-" "$grown" "$seeds" > "build/fuzz/$name.log" 2>&1; then
     failed+=("$target")
     tail -n 60 "build/fuzz/$name.log" >&2

@@ -1,7 +1,8 @@
 // Hand-written loops that the engine is compared with: plain structures in, figures out.
 //
-// Nothing here uses Millrace: only the vendors' C interfaces and the standard library. Each loop is the
-// best that we know how to write by hand for its job, with every buffer allocated before it starts.
+// Nothing here uses Millrace: only the vendors' C interfaces and the standard library. Each loop is
+// the best that we know how to write by hand for its job, with every buffer allocated before it
+// starts.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,8 @@ class Latencies {
   void record(std::uint64_t ns) noexcept;
   void merge(const Latencies& other) noexcept;
   void clear() noexcept;
-  /// The middle of the bucket that holds the value which a share `q` (0..1) does not exceed; 0 when empty.
+  /// The middle of the bucket that holds the value which a share `q` (0..1) does not exceed; 0 when
+  /// empty.
   [[nodiscard]] double quantile_us(double q) const noexcept;
   [[nodiscard]] double mean_us() const noexcept;
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
@@ -35,11 +37,13 @@ struct Figures {
   double seconds = 0;
   std::uint64_t requests = 0;
   std::uint64_t items = 0;
-  Latencies latency;  // of single requests, as their caller sees them
+  Latencies latency;        // of single requests, as their caller sees them
   std::uint64_t wrong = 0;  // checked answers that were not right
   std::string error;
 
-  [[nodiscard]] double items_per_s() const { return seconds > 0 ? static_cast<double>(items) / seconds : 0; }
+  [[nodiscard]] double items_per_s() const {
+    return seconds > 0 ? static_cast<double>(items) / seconds : 0;
+  }
   [[nodiscard]] double requests_per_s() const {
     return seconds > 0 ? static_cast<double>(requests) / seconds : 0;
   }
@@ -68,25 +72,29 @@ struct Tensor {
 struct OnnxSetup {
   /// The library file; empty: the one this process has loaded already, else by the loader's search.
   std::string library;
-  std::string model;                  // a path; ignored when there is content
+  std::string model;  // a path; ignored when there is content
   std::shared_ptr<const std::string> content;
-  int threads = 1;                    // that loop over Run
-  int intra_threads = 1;              // within an operator, the calling thread's included
-  bool spinning = false;              // of the session's own pool
-  /// Batches to run, each a tensor per input of the model: the threads go round and round over them.
+  int threads = 1;        // that loop over Run
+  int intra_threads = 1;  // within an operator, the calling thread's included
+  bool spinning = false;  // of the session's own pool
+  /// Batches to run, each a tensor per input of the model: the threads go round and round over
+  /// them.
   std::vector<std::vector<Tensor>> batches;
-  std::int64_t items = 1;             // in each batch
-  /// Element type, and shape of one batch, of each output; a dimension of -1 leaves that output to the library.
-  std::vector<Tensor> outputs;        // `data` is ignored: the loop allocates
-  /// The tutorial's way instead: one thread, the library's default threads, tensors made for each request,
-  /// outputs left to the library and copied out.
+  std::int64_t items = 1;  // in each batch
+  /// Element type, and shape of one batch, of each output; a dimension of -1 leaves that output to
+  /// the library.
+  std::vector<Tensor> outputs;  // `data` is ignored: the loop allocates
+  /// The tutorial's way instead: one thread, the library's default threads, tensors made for each
+  /// request, outputs left to the library and copied out.
   bool naive = false;
 };
 
 class OnnxLoop : public Loop {
  public:
-  /// Runs one batch once and copies what came out, an entry per output. Empty on error; see `error`.
-  [[nodiscard]] virtual std::vector<std::string> run_once(std::size_t batch, std::string& error) = 0;
+  /// Runs one batch once and copies what came out, an entry per output. Empty on error; see
+  /// `error`.
+  [[nodiscard]] virtual std::vector<std::string> run_once(std::size_t batch,
+                                                          std::string& error) = 0;
 };
 
 /// Null on error, which is then told in `error`.
@@ -94,15 +102,15 @@ class OnnxLoop : public Loop {
 
 // --- A pipeline without an engine ---
 
-/// What the engine does for the identity model, reduced to threads and queues: callers' callbacks push to a
-/// queue, a driver thread forms batches from it, stream threads copy input to output item by item, and a
-/// completion thread calls the callbacks, each of which sends its request again.
+/// What the engine does for the identity model, reduced to threads and queues: callers' callbacks
+/// push to a queue, a driver thread forms batches from it, stream threads copy input to output item
+/// by item, and a completion thread calls the callbacks, each of which sends its request again.
 struct PipelineSetup {
-  int concurrency = 1;              // requests in flight
+  int concurrency = 1;  // requests in flight
   std::int64_t request_items = 1;
   std::int64_t max_batch_items = 1;
-  int lanes = 1;                    // stream threads
-  int slots = 2;                    // batches in flight on each
+  int lanes = 1;  // stream threads
+  int slots = 2;  // batches in flight on each
   std::size_t item_bytes = 64;
 };
 

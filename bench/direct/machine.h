@@ -6,16 +6,16 @@ namespace direct {
 /// Processors that this process may run on.
 [[nodiscard]] int usable_cores();
 
-/// From one thread's wake-up call to the other thread running: half the round trip of two threads that
-/// wake each other in turn through a futex. Microseconds; takes about `seconds`.
+/// From one thread's wake-up call to the other thread running: half the round trip of two threads
+/// that wake each other in turn through a futex. Microseconds; takes about `seconds`.
 struct WakeTimes {
   double p50_us = 0;
   double p99_us = 0;
 };
 [[nodiscard]] WakeTimes measure_wake(double seconds);
 
-/// How late a thread that does nothing but sleep until the next millisecond wakes, with the kernel's
-/// timer slack turned off as the load generator does. Microseconds; takes about `seconds`.
+/// How late a thread that does nothing but sleep until the next millisecond wakes, with the
+/// kernel's timer slack turned off as the load generator does. Microseconds; takes about `seconds`.
 struct TimerLag {
   double p50_us = 0;
   double p99_us = 0;

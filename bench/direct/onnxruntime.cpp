@@ -40,7 +40,9 @@ const OrtApi* open_api(std::string path) {
   using GetBase = const OrtApiBase* (*)();
   const auto base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
   const OrtApi* const api = base ? base()->GetApi(ORT_API_VERSION) : nullptr;
-  if (!api) throw std::runtime_error(path + " is no ONNX Runtime with C interface " + std::to_string(ORT_API_VERSION));
+  if (!api)
+    throw std::runtime_error(path + " is no ONNX Runtime with C interface " +
+                             std::to_string(ORT_API_VERSION));
   return api;
 }
 
@@ -125,8 +127,9 @@ class Onnx final : public OnnxLoop {
     std::vector<std::string> out;
     try {
       std::vector<OrtValue*> values(setup_.outputs.size());
-      check(api_->Run(session_, nullptr, input_names_.data(), batches_.at(batch).data(), input_names_.size(),
-                      output_names_.data(), output_names_.size(), values.data()));
+      check(api_->Run(session_, nullptr, input_names_.data(), batches_.at(batch).data(),
+                      input_names_.size(), output_names_.data(), output_names_.size(),
+                      values.data()));
       for (std::size_t i = 0; i < values.size(); ++i) {
         out.push_back(contents_of(values[i]));
         api_->ReleaseValue(values[i]);
@@ -166,21 +169,22 @@ class Onnx final : public OnnxLoop {
       check(api_->SetIntraOpNumThreads(options, setup_.intra_threads));
       check(api_->SetInterOpNumThreads(options, 1));
       check(api_->SetSessionGraphOptimizationLevel(options, ORT_ENABLE_ALL));
-      check(api_->AddSessionConfigEntry(options, "session.intra_op.allow_spinning", setup_.spinning ? "1" : "0"));
+      check(api_->AddSessionConfigEntry(options, "session.intra_op.allow_spinning",
+                                        setup_.spinning ? "1" : "0"));
     }
     OrtStatus* const status =
-        setup_.content
-            ? api_->CreateSessionFromArray(env_, setup_.content->data(), setup_.content->size(), options, &session_)
-            : api_->CreateSession(env_, setup_.model.c_str(), options, &session_);
+        setup_.content ? api_->CreateSessionFromArray(env_, setup_.content->data(),
+                                                      setup_.content->size(), options, &session_)
+                       : api_->CreateSession(env_, setup_.model.c_str(), options, &session_);
     api_->ReleaseSessionOptions(options);
     check(status);
   }
 
   OrtValue* wrap(const Tensor& tensor) const {
     OrtValue* value = nullptr;
-    check(api_->CreateTensorWithDataAsOrtValue(memory_, tensor.data, tensor.bytes, tensor.shape.data(),
-                                               tensor.shape.size(),
-                                               static_cast<ONNXTensorElementDataType>(tensor.element_type), &value));
+    check(api_->CreateTensorWithDataAsOrtValue(
+        memory_, tensor.data, tensor.bytes, tensor.shape.data(), tensor.shape.size(),
+        static_cast<ONNXTensorElementDataType>(tensor.element_type), &value));
     return value;
   }
 
@@ -221,15 +225,19 @@ class Onnx final : public OnnxLoop {
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN:
-      case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2: return 1;
+      case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2:
+        return 1;
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16:
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16:
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return 2;
+      case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+        return 2;
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
       case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64:
-      case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return 8;
-      default: return 4;
+      case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE:
+        return 8;
+      default:
+        return 4;
     }
   }
 
@@ -256,19 +264,23 @@ class Onnx final : public OnnxLoop {
       const std::size_t batch = worker.next_batch;
       worker.next_batch = batch + 1 == batches_.size() ? 0 : batch + 1;
       const auto start = Clock::now();
-      if (setup_.naive) run_naively(worker, batch);
-      else run_bound(worker, batch);
+      if (setup_.naive)
+        run_naively(worker, batch);
+      else
+        run_bound(worker, batch);
       const auto end = Clock::now();
       if (!counting_.load(std::memory_order_relaxed)) continue;
-      worker.figures.latency.record(static_cast<std::uint64_t>(std::chrono::nanoseconds(end - start).count()));
+      worker.figures.latency.record(
+          static_cast<std::uint64_t>(std::chrono::nanoseconds(end - start).count()));
       ++worker.figures.requests;
       worker.figures.items += static_cast<std::uint64_t>(setup_.items);
     }
   }
 
   void run_bound(Worker& worker, std::size_t batch) const {
-    check(api_->Run(session_, nullptr, input_names_.data(), batches_[batch].data(), input_names_.size(),
-                    output_names_.data(), output_names_.size(), worker.outputs.data()));
+    check(api_->Run(session_, nullptr, input_names_.data(), batches_[batch].data(),
+                    input_names_.size(), output_names_.data(), output_names_.size(),
+                    worker.outputs.data()));
     for (std::size_t i = 0; i < worker.outputs.size(); ++i) {
       if (worker.ours[i]) continue;
       api_->ReleaseValue(worker.outputs[i]);
@@ -280,8 +292,9 @@ class Onnx final : public OnnxLoop {
     std::vector<OrtValue*> inputs;
     for (const Tensor& tensor : setup_.batches[batch]) inputs.push_back(wrap(tensor));
     std::vector<OrtValue*> outputs(output_names_.size());
-    OrtStatus* const status = api_->Run(session_, nullptr, input_names_.data(), inputs.data(), inputs.size(),
-                                        output_names_.data(), outputs.size(), outputs.data());
+    OrtStatus* const status =
+        api_->Run(session_, nullptr, input_names_.data(), inputs.data(), inputs.size(),
+                  output_names_.data(), outputs.size(), outputs.data());
     for (OrtValue* value : inputs) api_->ReleaseValue(value);
     check(status);
     for (OrtValue* value : outputs) {
@@ -304,9 +317,9 @@ class Onnx final : public OnnxLoop {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::uint64_t round_ = 0;    // guarded by mutex_
-  std::size_t at_work_ = 0;    // guarded by mutex_
-  bool stopping_ = false;      // guarded by mutex_
+  std::uint64_t round_ = 0;  // guarded by mutex_
+  std::size_t at_work_ = 0;  // guarded by mutex_
+  bool stopping_ = false;    // guarded by mutex_
   std::atomic<bool> running_{false};
   std::atomic<bool> counting_{false};
   std::vector<std::unique_ptr<Worker>> workers_;
@@ -316,7 +329,8 @@ class Onnx final : public OnnxLoop {
 
 std::unique_ptr<OnnxLoop> make_onnx_loop(const OnnxSetup& setup, std::string& error) {
   try {
-    if (setup.batches.empty()) throw std::runtime_error("expected at least one batch to run, got none");
+    if (setup.batches.empty())
+      throw std::runtime_error("expected at least one batch to run, got none");
     return std::make_unique<Onnx>(setup);
   } catch (const std::exception& what) {
     error = what.what();

@@ -27,8 +27,8 @@ struct Batch {
   std::vector<Request*> requests;
 };
 
-// Requests that wait: many producers, one consumer. Never holds more than there are requests in all.
-// Producers pay for a wake-up only when the consumer sleeps.
+// Requests that wait: many producers, one consumer. Never holds more than there are requests in
+// all. Producers pay for a wake-up only when the consumer sleeps.
 class RequestQueue {
  public:
   explicit RequestQueue(std::size_t capacity) : ring_(capacity) {}
@@ -120,7 +120,8 @@ class Pipeline final : public Loop {
       request.input.resize(request_bytes_);
       request.output.resize(request_bytes_);
       request.callback = [this](Request& answered) { answer(answered); };
-      for (std::byte& byte : request.input) byte = static_cast<std::byte>((value = value * 1664525U + 1013904223U) >> 24);
+      for (std::byte& byte : request.input)
+        byte = static_cast<std::byte>((value = value * 1664525U + 1013904223U) >> 24);
     }
     batches_.resize(static_cast<std::size_t>(setup.lanes * setup.slots));
     for (Batch& batch : batches_) free_.push_back(&batch);
@@ -170,7 +171,8 @@ class Pipeline final : public Loop {
 
   // The driver: with a free slot, a batch as full as what waits allows.
   void drive() {
-    const auto most = static_cast<std::size_t>(std::max<std::int64_t>(1, setup_.max_batch_items / setup_.request_items));
+    const auto most = static_cast<std::size_t>(
+        std::max<std::int64_t>(1, setup_.max_batch_items / setup_.request_items));
     for (std::size_t stream = 0;; stream = (stream + 1) % streams_.size()) {
       Batch* const batch = take_slot();
       if (!batch || !waiting_.take(most, batch->requests)) return;
@@ -208,7 +210,8 @@ class Pipeline final : public Loop {
     std::vector<Request*> answered;
     while (done_.take_all(batches)) {
       answered.clear();
-      for (Batch* batch : batches) answered.insert(answered.end(), batch->requests.begin(), batch->requests.end());
+      for (Batch* batch : batches)
+        answered.insert(answered.end(), batch->requests.begin(), batch->requests.end());
       {
         const std::lock_guard lock(free_mutex_);
         free_.insert(free_.end(), batches.begin(), batches.end());
@@ -222,7 +225,8 @@ class Pipeline final : public Loop {
   void answer(Request& request) {
     const auto now = Clock::now();
     if (counting_.load(std::memory_order_relaxed)) {
-      figures_.latency.record(static_cast<std::uint64_t>(std::chrono::nanoseconds(now - request.sent).count()));
+      figures_.latency.record(
+          static_cast<std::uint64_t>(std::chrono::nanoseconds(now - request.sent).count()));
       ++figures_.requests;
       figures_.items += static_cast<std::uint64_t>(setup_.request_items);
     }

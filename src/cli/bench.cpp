@@ -1,4 +1,5 @@
-// millrace bench: how fast a model runs under a stated load, and how that compares with loops by hand.
+// millrace bench: how fast a model runs under a stated load, and how that compares with loops by
+// hand.
 #include "cli/bench.h"
 
 #include <algorithm>
@@ -41,37 +42,56 @@ constexpr std::size_t kTraceCapacity = std::size_t{1} << 16;
 constexpr int kDefaultConcurrency = 64;
 
 constexpr const char* kFooter =
-    "Loads: --offline keeps enough requests of a whole batch in flight to saturate every lane; --concurrency N keeps N requests of one\n"
-    "item in flight, each sent again as soon as it is answered (N = 1: one caller that waits); --rate R sends at random (Poisson) times,\n"
-    "R a second on average, and counts latency from the time a request was meant to be sent. Default: --concurrency 64.\n"
+    "Loads: --offline keeps enough requests of a whole batch in flight to saturate every lane; "
+    "--concurrency N keeps N requests of one\n"
+    "item in flight, each sent again as soon as it is answered (N = 1: one caller that waits); "
+    "--rate R sends at random (Poisson) times,\n"
+    "R a second on average, and counts latency from the time a request was meant to be sent. "
+    "Default: --concurrency 64.\n"
     "\n"
-    "Stable rule: the duration is cut into windows of a twelfth of it (20 ms to 1 s). Two warm up. Then windows are counted until the\n"
-    "throughput of each of the last three lies within 3% of their mean; the figures are of those three. If that does not come before\n"
-    "the duration is over, or with --rate, they are of all windows after the warm-up. Ctrl-C ends early and prints what there is.\n"
+    "Stable rule: the duration is cut into windows of a twelfth of it (20 ms to 1 s). Two warm up. "
+    "Then windows are counted until the\n"
+    "throughput of each of the last three lies within 3% of their mean; the figures are of those "
+    "three. If that does not come before\n"
+    "the duration is over, or with --rate, they are of all windows after the warm-up. Ctrl-C ends "
+    "early and prints what there is.\n"
     "\n"
-    "One answer in 64 is compared with the answer to the same input before; an error or a wrong answer makes the exit code 1.";
+    "One answer in 64 is compared with the answer to the same input before; an error or a wrong "
+    "answer makes the exit code 1.";
 
-Duration duration_of(double seconds) { return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds)); }
+Duration duration_of(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
 
 void check(const Options& options) {
-  const int loads = (options.offline ? 1 : 0) + (options.concurrency > 0 ? 1 : 0) + (options.rate > 0 ? 1 : 0);
-  if (loads > 1) throw UsageError("expected one of --offline, --concurrency and --rate, got " + std::to_string(loads));
-  if (options.offline && options.request_items > 0) throw UsageError("--request-items does not go with --offline, whose requests are whole batches");
-  if (options.rate > 0 && !options.compare.empty()) throw UsageError("--compare does not go with --rate: an open loop's throughput is given");
+  const int loads =
+      (options.offline ? 1 : 0) + (options.concurrency > 0 ? 1 : 0) + (options.rate > 0 ? 1 : 0);
+  if (loads > 1)
+    throw UsageError("expected one of --offline, --concurrency and --rate, got " +
+                     std::to_string(loads));
+  if (options.offline && options.request_items > 0)
+    throw UsageError(
+        "--request-items does not go with --offline, whose requests are whole batches");
+  if (options.rate > 0 && !options.compare.empty())
+    throw UsageError("--compare does not go with --rate: an open loop's throughput is given");
   const bool sweep = options.lanes.size() > 1 || options.batches.size() > 1;
-  if (sweep && !options.trace.empty()) throw UsageError("--trace goes with one value of --lanes and --batch, not with a list");
+  if (sweep && !options.trace.empty())
+    throw UsageError("--trace goes with one value of --lanes and --batch, not with a list");
   std::set<std::string> peers(options.compare.begin(), options.compare.end());
   if (peers.size() != options.compare.size()) throw UsageError("--compare names a loop twice");
 }
 
 std::string number_text(double value) {
-  return value == std::floor(value) && value < 1e15 ? std::to_string(static_cast<std::int64_t>(value)) : format_value(value);
+  return value == std::floor(value) && value < 1e15
+             ? std::to_string(static_cast<std::int64_t>(value))
+             : format_value(value);
 }
 
 std::string scenario_of(const Options& options) {
   if (options.offline) return "offline";
   if (options.rate > 0) return "rate " + number_text(options.rate);
-  return "concurrency " + std::to_string(options.concurrency > 0 ? options.concurrency : kDefaultConcurrency);
+  return "concurrency " +
+         std::to_string(options.concurrency > 0 ? options.concurrency : kDefaultConcurrency);
 }
 
 LoadOptions load_of(const Options& options, const ModelInfo& info) {
@@ -80,7 +100,8 @@ LoadOptions load_of(const Options& options, const ModelInfo& info) {
   load.request_items = std::max<std::int64_t>(options.request_items, 1);
   if (options.offline) {
     load.request_items = info.max_items;
-    for (const ModelInfo::Placement& placement : info.placements) load.concurrency += 2 * placement.lanes * placement.slots;
+    for (const ModelInfo::Placement& placement : info.placements)
+      load.concurrency += 2 * placement.lanes * placement.slots;
     --load.concurrency;  // it began with 1
   } else if (options.rate > 0) {
     load.arrival = Arrival::poisson;
@@ -97,13 +118,15 @@ void configure(const Options& options, ModelConfig& config) {
   if (!options.batching) {
     config.batching.preferred_items.clear();
     config.batching.max_delay = {};
-    if (!options.offline) config.batching.max_items = std::max<std::int64_t>(options.request_items, 1);
+    if (!options.offline)
+      config.batching.max_items = std::max<std::int64_t>(options.request_items, 1);
   } else if (options.delay_us > 0) {
     config.batching.max_delay = duration_of(options.delay_us * 1e-6);
   }
 }
 
-Result<void> compare_cell(const Options& options, const OpenModel& open, const BenchInputs& inputs, LoadGenerator& load, BenchCell& cell) {
+Result<void> compare_cell(const Options& options, const OpenModel& open, const BenchInputs& inputs,
+                          LoadGenerator& load, BenchCell& cell) {
   CompareSetup setup;
   setup.peers = options.compare;
   setup.model_path = open.file.config.path;
@@ -111,7 +134,9 @@ Result<void> compare_cell(const Options& options, const OpenModel& open, const B
   setup.load = cell.load;
   setup.batching = options.batching;
   setup.pairs = options.pairs;
-  setup.window = std::clamp<Duration>(duration_of(options.seconds / 20), std::chrono::milliseconds(20), std::chrono::milliseconds(500));
+  setup.window =
+      std::clamp<Duration>(duration_of(options.seconds / 20), std::chrono::milliseconds(20),
+                           std::chrono::milliseconds(500));
   setup.trial = setup.window / 2;
   Progress progress("comparing", 0, "windows");
   Result<std::vector<Comparison>> comparisons = compare(setup, open.model, inputs, load, progress);
@@ -135,7 +160,8 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
   }
   Result<OpenModel> open = open_model(std::move(*file), arguments, std::move(engine));
   if (!open.ok()) return std::move(open).error();
-  Result<BenchInputs> inputs = BenchInputs::open(open->model.info(), options.input, open->file.preprocess, options.seed);
+  Result<BenchInputs> inputs =
+      BenchInputs::open(open->model.info(), options.input, open->file.preprocess, options.seed);
   if (!inputs.ok()) return std::move(inputs).error();
 
   BenchCell cell;
@@ -145,14 +171,18 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
   cell.load = load_of(options, cell.info);
   cell.batching = options.batching;
   cell.delay = open->file.config.batching.max_delay;
-  Result<std::unique_ptr<LoadGenerator>> load = LoadGenerator::make(open->model, *inputs, cell.load);
+  Result<std::unique_ptr<LoadGenerator>> load =
+      LoadGenerator::make(open->model, *inputs, cell.load);
   if (!load.ok()) return std::move(load).error();
   {
     Progress progress("measuring", 0, "requests");
     std::uint64_t answered = 0;
-    Result<Measurement> measured = measure(**load, open->model, plan_windows(duration_of(options.seconds)), options.rate > 0, [&](const WindowSample& sample) {
-      progress.update(answered += static_cast<std::uint64_t>(sample.requests_per_s * sample.seconds));
-    });
+    Result<Measurement> measured = measure(
+        **load, open->model, plan_windows(duration_of(options.seconds)), options.rate > 0,
+        [&](const WindowSample& sample) {
+          progress.update(answered +=
+                          static_cast<std::uint64_t>(sample.requests_per_s * sample.seconds));
+        });
     if (!measured.ok()) return std::move(measured).error();
     cell.measurement = std::move(*measured);
   }
@@ -169,15 +199,19 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
   return cell;
 }
 
-Result<void> write_results(const Options& options, const std::vector<BenchCell>& cells, const MachineFigures& machine) {
+Result<void> write_results(const Options& options, const std::vector<BenchCell>& cells,
+                           const MachineFigures& machine) {
   Json json = Json::array();
   for (const BenchCell& cell : cells) json.push_back(cell_json(cell, machine));
   const bool sweep = options.lanes.size() > 1 || options.batches.size() > 1;
   if (!sweep) json = Json(json[0]);
-  if (options.json == kToStandardOutput) print_json(json);
-  else print(cells_text(cells, machine, options.windows));
+  if (options.json == kToStandardOutput)
+    print_json(json);
+  else
+    print(cells_text(cells, machine, options.windows));
   if (!options.json.empty() && options.json != kToStandardOutput) {
-    Result<void> written = write_text(options.json, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    Result<void> written =
+        write_text(options.json, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     if (!written.ok()) return written;
   }
   if (!options.csv.empty()) {
@@ -191,10 +225,13 @@ Result<void> write_results(const Options& options, const std::vector<BenchCell>&
 Result<int> run(const Options& options) {
   check(options);
   const InterruptGuard guard;
-  const MachineFigures machine = measure_machine(std::clamp<Duration>(duration_of(options.seconds / 20), std::chrono::milliseconds(10), std::chrono::milliseconds(500)));
+  const MachineFigures machine = measure_machine(
+      std::clamp<Duration>(duration_of(options.seconds / 20), std::chrono::milliseconds(10),
+                           std::chrono::milliseconds(500)));
   std::vector<BenchCell> cells;
   for (const int lanes : options.lanes.empty() ? std::vector<int>{0} : options.lanes) {
-    for (const std::int64_t batch : options.batches.empty() ? std::vector<std::int64_t>{0} : options.batches) {
+    for (const std::int64_t batch :
+         options.batches.empty() ? std::vector<std::int64_t>{0} : options.batches) {
       if (interrupted()) break;
       Result<BenchCell> cell = run_cell(options, lanes, batch);
       if (!cell.ok()) return std::move(cell).error();
@@ -206,34 +243,67 @@ Result<int> run(const Options& options) {
   if (!written.ok()) return std::move(written).error();
   for (const BenchCell& cell : cells) {
     if (cell.measurement.errors == 0) continue;
-    return Error{ErrorCode::internal, format_count(cell.measurement.errors) + " of " + format_count(cell.measurement.tally.requests + cell.measurement.errors) +
-                                          " requests failed; the first: " + cell.first_error};
+    return Error{ErrorCode::internal,
+                 format_count(cell.measurement.errors) + " of " +
+                     format_count(cell.measurement.tally.requests + cell.measurement.errors) +
+                     " requests failed; the first: " + cell.first_error};
   }
   return kFine;
 }
 
 void add_load_options(CLI::App& verb, Options& options) {
-  verb.add_flag("--offline", options.offline, "Whole batches, as many in flight as saturate the devices");
-  verb.add_option("--concurrency", options.concurrency, "Keep N requests in flight")->check(CLI::Range(1, 65536))->type_name("N");
-  verb.add_option("--rate", options.rate, "Send R requests a second, at random times")->check(CLI::Range(0.001, 1e8))->type_name("R");
-  verb.add_option("--request-items", options.request_items, "Items in each request (default: 1)")->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))->type_name("N");
-  verb.add_option("--duration", options.seconds, "The most time to measure, in seconds (default: 10)")->check(CLI::Range(0.01, 86400.0))->type_name("S");
-  verb.add_option("--batching", options.batching, "Combine requests into batches: on or off (default: on)")->type_name("on|off")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, bool>{{"on", true}, {"off", false}}));
-  verb.add_option("--delay", options.delay_us, "Hold a batch back for so many microseconds to fill it")->check(CLI::Range(0.0, 1e9))->type_name("US");
-  verb.add_option("--input,-i", options.input.inputs, "Real data: [NAME=]FILE (.npz, .npy, pictures, a folder of pictures); default: random")->type_name("FILE")->take_all();
-  verb.add_option("--seed", options.seed, "Of random inputs and arrival times (default: 1)")->type_name("N");
+  verb.add_flag("--offline", options.offline,
+                "Whole batches, as many in flight as saturate the devices");
+  verb.add_option("--concurrency", options.concurrency, "Keep N requests in flight")
+      ->check(CLI::Range(1, 65536))
+      ->type_name("N");
+  verb.add_option("--rate", options.rate, "Send R requests a second, at random times")
+      ->check(CLI::Range(0.001, 1e8))
+      ->type_name("R");
+  verb.add_option("--request-items", options.request_items, "Items in each request (default: 1)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->type_name("N");
+  verb.add_option("--duration", options.seconds,
+                  "The most time to measure, in seconds (default: 10)")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->type_name("S");
+  verb.add_option("--batching", options.batching,
+                  "Combine requests into batches: on or off (default: on)")
+      ->type_name("on|off")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, bool>{{"on", true}, {"off", false}}));
+  verb.add_option("--delay", options.delay_us,
+                  "Hold a batch back for so many microseconds to fill it")
+      ->check(CLI::Range(0.0, 1e9))
+      ->type_name("US");
+  verb.add_option(
+          "--input,-i", options.input.inputs,
+          "Real data: [NAME=]FILE (.npz, .npy, pictures, a folder of pictures); default: random")
+      ->type_name("FILE")
+      ->take_all();
+  verb.add_option("--seed", options.seed, "Of random inputs and arrival times (default: 1)")
+      ->type_name("N");
 }
 
 void add_output_options(CLI::App& verb, Options& options) {
-  verb.add_option("--compare", options.compare, "Measure in turn with loops by hand: naive, direct")->delimiter(',')
-      ->check(CLI::IsMember({"naive", "direct"}))->type_name("LIST");
-  verb.add_option("--pairs", options.pairs, "Pairs of windows to compare (default: 9)")->check(CLI::Range(1, 1000))->type_name("N");
+  verb.add_option("--compare", options.compare, "Measure in turn with loops by hand: naive, direct")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"naive", "direct"}))
+      ->type_name("LIST");
+  verb.add_option("--pairs", options.pairs, "Pairs of windows to compare (default: 9)")
+      ->check(CLI::Range(1, 1000))
+      ->type_name("N");
   verb.add_flag("--windows", options.windows, "Show every window");
-  verb.add_option("--json", options.json, "Write JSON to FILE, or to standard output")->expected(0, 1)->default_str(std::string(kToStandardOutput))->type_name("[FILE]");
+  verb.add_option("--json", options.json, "Write JSON to FILE, or to standard output")
+      ->expected(0, 1)
+      ->default_str(std::string(kToStandardOutput))
+      ->type_name("[FILE]");
   verb.add_option("--csv", options.csv, "Write a table with commas")->type_name("FILE");
-  verb.add_option("--plot", options.plot, "Write a plot of throughput and p99 (SVG)")->type_name("FILE");
-  verb.add_option("--trace", options.trace, "Write every batch's timeline for Perfetto or chrome://tracing")->type_name("FILE");
+  verb.add_option("--plot", options.plot, "Write a plot of throughput and p99 (SVG)")
+      ->type_name("FILE");
+  verb.add_option("--trace", options.trace,
+                  "Write every batch's timeline for Perfetto or chrome://tracing")
+      ->type_name("FILE");
 }
 
 }  // namespace
@@ -242,10 +312,19 @@ void add_bench(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("bench", "Measures throughput and latency under a load");
   add_model_arguments(*verb, options->model);
-  verb->add_option("--lanes", options->lanes, "Lanes on each device; a list sweeps (default: the backend's)")->delimiter(',')->check(CLI::Range(1, 1024))->type_name("N[,N]");
-  verb->add_option("--slots", options->model.slots, "Batches in flight on each lane (default: 2)")->check(CLI::Range(1, 8))->type_name("N");
-  verb->add_option("--batch", options->batches, "The most items in a batch; a list sweeps (default: the model's)")->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))->type_name("N[,N]");
+  verb->add_option("--lanes", options->lanes,
+                   "Lanes on each device; a list sweeps (default: the backend's)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N[,N]");
+  verb->add_option("--slots", options->model.slots, "Batches in flight on each lane (default: 2)")
+      ->check(CLI::Range(1, 8))
+      ->type_name("N");
+  verb->add_option("--batch", options->batches,
+                   "The most items in a batch; a list sweeps (default: the model's)")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->type_name("N[,N]");
   add_load_options(*verb, *options);
   add_output_options(*verb, *options);
   verb->footer(kFooter);

@@ -40,7 +40,8 @@ struct MachineFigures {
 /// One line for each cell under a header.
 [[nodiscard]] std::string cells_csv(const std::vector<BenchCell>& cells);
 /// What is printed for people: one cell in detail, several as a table.
-[[nodiscard]] std::string cells_text(const std::vector<BenchCell>& cells, const MachineFigures& machine, bool windows);
+[[nodiscard]] std::string cells_text(const std::vector<BenchCell>& cells,
+                                     const MachineFigures& machine, bool windows);
 /// Throughput and p99 against batch, in a colour for each number of lanes.
 [[nodiscard]] std::string cells_plot(const std::vector<BenchCell>& cells);
 

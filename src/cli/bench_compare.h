@@ -44,10 +44,12 @@ struct Comparison {
   [[nodiscard]] Spread p50_excess_us() const;     // engine - peer
 };
 
-/// Measures the engine and each peer in turn, `pairs` times round, the load stopped in between. `load` is at
-/// rest before and after. Errors: unsupported when there is no such peer for the model; those of the
-/// peers; internal when a peer's answers differ from the engine's. Fewer pairs when interrupted.
-[[nodiscard]] Result<std::vector<Comparison>> compare(const CompareSetup& setup, const Model& model, const BenchInputs& inputs,
+/// Measures the engine and each peer in turn, `pairs` times round, the load stopped in between.
+/// `load` is at rest before and after. Errors: unsupported when there is no such peer for the
+/// model; those of the peers; internal when a peer's answers differ from the engine's. Fewer pairs
+/// when interrupted.
+[[nodiscard]] Result<std::vector<Comparison>> compare(const CompareSetup& setup, const Model& model,
+                                                      const BenchInputs& inputs,
                                                       LoadGenerator& load, Progress& progress);
 
 [[nodiscard]] Json comparison_json(const Comparison& comparison);

@@ -109,7 +109,9 @@ bool sleep_unless_interrupted(Duration time) {
 double process_cpu_seconds() noexcept {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6; };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
@@ -124,9 +126,11 @@ std::uint64_t resident_bytes() noexcept {
 }
 
 void merge(ModelStatistics& into, const ModelStatistics& more) {
-  for (const auto field : {&ModelStatistics::requests, &ModelStatistics::succeeded, &ModelStatistics::failed, &ModelStatistics::rejected,
-                           &ModelStatistics::expired, &ModelStatistics::cancelled, &ModelStatistics::items, &ModelStatistics::batches,
-                           &ModelStatistics::prepared_batches, &ModelStatistics::bound_in_place}) {
+  for (const auto field :
+       {&ModelStatistics::requests, &ModelStatistics::succeeded, &ModelStatistics::failed,
+        &ModelStatistics::rejected, &ModelStatistics::expired, &ModelStatistics::cancelled,
+        &ModelStatistics::items, &ModelStatistics::batches, &ModelStatistics::prepared_batches,
+        &ModelStatistics::bound_in_place}) {
     into.*field += more.*field;
   }
   into.device_time += more.device_time;
@@ -134,25 +138,30 @@ void merge(ModelStatistics& into, const ModelStatistics& more) {
   into.batch_items.merge(more.batch_items);
 }
 
-Result<Measurement> measure(LoadGenerator& load, const Model& model, const WindowPlan& plan, bool whole, const WindowCallback& on_window) {
-  Measurement all;     // after the warm-up
-  std::deque<std::pair<std::size_t, Window>> last;  // the latest kStableWindows, with their place in the samples
+Result<Measurement> measure(LoadGenerator& load, const Model& model, const WindowPlan& plan,
+                            bool whole, const WindowCallback& on_window) {
+  Measurement all;  // after the warm-up
+  std::deque<std::pair<std::size_t, Window>>
+      last;  // the latest kStableWindows, with their place in the samples
   std::vector<double> rates;
   const TimePoint start = Clock::now();
   load.start();
-  for (Cutter cutter(load, model); sleep_unless_interrupted(plan.window);) {
+  Cutter cutter(load, model);
+  for (bool more = true; more;) {
+    more = sleep_unless_interrupted(plan.window);
     Window window = cutter.cut();
     all.samples.push_back(sample_of(window));
     all.errors += window.tally.errors;
-    const bool counted = Clock::now() - start > plan.warm_up + plan.window / 2;
-    all.samples.back().counted = counted;
+    const bool warm = Clock::now() - start > plan.warm_up + plan.window / 2;
+    // Whoever interrupts the warm-up wants to see what there is.
+    all.samples.back().counted = warm || !more;
     on_window(all.samples.back());
-    if (counted) {
+    if (all.samples.back().counted) {
       add(all, window);
       rates.push_back(all.samples.back().items_per_s);
       last.emplace_back(all.samples.size() - 1, std::move(window));
       if (last.size() > kStableWindows) last.pop_front();
-      all.stable = is_stable(rates);
+      all.stable = more && is_stable(rates);
       if (all.stable && !whole) break;
     }
     if (Clock::now() - start + plan.window / 2 >= plan.most) break;

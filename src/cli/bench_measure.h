@@ -44,24 +44,29 @@ struct Measurement {
   Tally tally;
   ModelStatistics statistics;
   double cpu_s = 0;
-  std::uint64_t errors = 0;  // of all windows, the warm-up included
+  std::uint64_t errors = 0;          // of all windows, the warm-up included
   std::uint64_t resident_bytes = 0;  // at the end
   bool stable = false;
   bool interrupted = false;
   std::vector<WindowSample> samples;
 
-  [[nodiscard]] double items_per_s() const { return seconds > 0 ? static_cast<double>(tally.items) / seconds : 0; }
-  [[nodiscard]] double requests_per_s() const { return seconds > 0 ? static_cast<double>(tally.requests) / seconds : 0; }
+  [[nodiscard]] double items_per_s() const {
+    return seconds > 0 ? static_cast<double>(tally.items) / seconds : 0;
+  }
+  [[nodiscard]] double requests_per_s() const {
+    return seconds > 0 ? static_cast<double>(tally.requests) / seconds : 0;
+  }
 };
 
 /// Called after each window, on the thread that measures.
 using WindowCallback = std::function<void(const WindowSample&)>;
 
-/// Starts the load, warms up, then counts windows until the stable rule holds (the figures are then those of
-/// the stable windows) or the time is over (of all windows after the warm-up), and stops the load.
-/// `whole`: the stable rule ends nothing. When interrupted, what is complete counts. Errors: those of
-/// `LoadGenerator::stop`.
-[[nodiscard]] Result<Measurement> measure(LoadGenerator& load, const Model& model, const WindowPlan& plan, bool whole,
+/// Starts the load, warms up, then counts windows until the stable rule holds (the figures are then
+/// those of the stable windows) or the time is over (of all windows after the warm-up), and stops
+/// the load. `whole`: the stable rule ends nothing. When interrupted, the window begun counts as
+/// far as it came. Errors: those of `LoadGenerator::stop`.
+[[nodiscard]] Result<Measurement> measure(LoadGenerator& load, const Model& model,
+                                          const WindowPlan& plan, bool whole,
                                           const WindowCallback& on_window);
 
 /// Adds the counts, times and histograms of `more`.

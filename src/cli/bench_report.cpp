@@ -18,9 +18,13 @@ double rounded(double value, int digits) {
   return std::round(value * scale) / scale;
 }
 
-std::chrono::nanoseconds micros(double us) { return std::chrono::nanoseconds(static_cast<std::int64_t>(std::llround(us * 1000))); }
+std::chrono::nanoseconds micros(double us) {
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(std::llround(us * 1000)));
+}
 
-double quantile_us(const BenchCell& cell, double q) { return static_cast<double>(cell.measurement.tally.latency.quantile(q)) / 1000; }
+double quantile_us(const BenchCell& cell, double q) {
+  return static_cast<double>(cell.measurement.tally.latency.quantile(q)) / 1000;
+}
 
 double cpu_us_per_request(const BenchCell& cell) {
   const std::uint64_t requests = cell.measurement.tally.requests;
@@ -29,7 +33,8 @@ double cpu_us_per_request(const BenchCell& cell) {
 
 Json phases_json(const ModelStatistics& statistics) {
   Json phases = Json::object();
-  for (std::size_t i = 0; i < kPhases; ++i) phases[std::string(to_string(static_cast<Phase>(i)))] = latency_json(statistics.phases[i]);
+  for (std::size_t i = 0; i < kPhases; ++i)
+    phases[std::string(to_string(static_cast<Phase>(i)))] = latency_json(statistics.phases[i]);
   return phases;
 }
 
@@ -50,25 +55,31 @@ Json samples_json(const Measurement& measurement) {
 
 std::string devices_text(const BenchCell& cell) {
   std::string text;
-  for (const ModelInfo::Placement& placement : cell.info.placements) text += (text.empty() ? "" : " ") + to_string(placement.device);
+  for (const ModelInfo::Placement& placement : cell.info.placements)
+    text += (text.empty() ? "" : " ") + to_string(placement.device);
   return text;
 }
 
 Json versions_json() {
   Json versions = Json::object();
-  for (const ComponentVersion& component : component_versions()) versions[component.component] = component.version;
+  for (const ComponentVersion& component : component_versions())
+    versions[component.component] = component.version;
   return versions;
 }
 
-// ------------------------------------------------------------------------------------------------- for people
+// -------------------------------------------------------------------------------------------------
+// for people
 
 std::string title(std::string_view text) { return inked(Ink::bold, text) + "\n"; }
 
 std::string latency_line(const BenchCell& cell) {
   const Histogram& latency = cell.measurement.tally.latency;
-  const auto time = [](double ns) { return format_time(std::chrono::nanoseconds(std::llround(ns))); };
+  const auto time = [](double ns) {
+    return format_time(std::chrono::nanoseconds(std::llround(ns)));
+  };
   std::string line = "mean " + time(latency.mean());
-  for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}}) {
+  for (const auto& [name, q] :
+       {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}}) {
     line += std::string("   ") + name + " " + time(static_cast<double>(latency.quantile(q)));
   }
   return line + "   max " + time(static_cast<double>(latency.max()));
@@ -85,20 +96,29 @@ std::string phases_text(const ModelStatistics& statistics) {
   for (std::size_t i = 0; i < kPhases; ++i) {
     const Histogram& times = statistics.phases[i];
     if (times.count() == 0) continue;
-    const auto time = [](double ns) { return format_time(std::chrono::nanoseconds(std::llround(ns))); };
-    table.add({std::string(to_string(static_cast<Phase>(i))), time(times.mean()), time(static_cast<double>(times.quantile(0.5))),
-               time(static_cast<double>(times.quantile(0.99))), time(static_cast<double>(times.max()))});
+    const auto time = [](double ns) {
+      return format_time(std::chrono::nanoseconds(std::llround(ns)));
+    };
+    table.add({std::string(to_string(static_cast<Phase>(i))), time(times.mean()),
+               time(static_cast<double>(times.quantile(0.5))),
+               time(static_cast<double>(times.quantile(0.99))),
+               time(static_cast<double>(times.max()))});
   }
   return table.text();
 }
 
 std::string comparisons_text(const BenchCell& cell) {
-  Table table({"compared with", "its items/s", "ratio", "95% interval", "its p50", "p50 above it", "how"}, {1, 2, 4, 5});
+  Table table(
+      {"compared with", "its items/s", "ratio", "95% interval", "its p50", "p50 above it", "how"},
+      {1, 2, 4, 5});
   for (const Comparison& comparison : cell.comparisons) {
     const Spread ratio = comparison.ratio();
-    table.add({comparison.name, format_rate(comparison.peer_items_per_s()), inked(Ink::bold, format_fixed(ratio.median, 3)),
-               format_fixed(ratio.low, 3) + " to " + format_fixed(ratio.high, 3), format_time(micros(comparison.peer_p50_us())),
-               format_time(micros(comparison.p50_excess_us().median)), inked(Ink::dim, comparison.what)});
+    table.add({comparison.name, format_rate(comparison.peer_items_per_s()),
+               inked(Ink::bold, format_fixed(ratio.median, 3)),
+               format_fixed(ratio.low, 3) + " to " + format_fixed(ratio.high, 3),
+               format_time(micros(comparison.peer_p50_us())),
+               format_time(micros(comparison.p50_excess_us().median)),
+               inked(Ink::dim, comparison.what)});
   }
   return table.text();
 }
@@ -107,8 +127,10 @@ std::string windows_text(const Measurement& measurement) {
   Table table({"window", "items/s", "requests/s", "p50", "p99", "errors", ""}, {0, 1, 2, 3, 4, 5});
   std::size_t number = 0;
   for (const WindowSample& sample : measurement.samples) {
-    table.add({std::to_string(++number), format_rate(sample.items_per_s), format_rate(sample.requests_per_s), format_time(micros(sample.p50_us)),
-               format_time(micros(sample.p99_us)), format_count(sample.errors), sample.counted ? "counted" : ""});
+    table.add({std::to_string(++number), format_rate(sample.items_per_s),
+               format_rate(sample.requests_per_s), format_time(micros(sample.p50_us)),
+               format_time(micros(sample.p99_us)), format_count(sample.errors),
+               sample.counted ? "counted" : ""});
   }
   return table.text();
 }
@@ -116,43 +138,66 @@ std::string windows_text(const Measurement& measurement) {
 std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool windows) {
   const Measurement& measurement = cell.measurement;
   const ModelInfo& info = cell.info;
-  std::string out = title(info.name + " with " + info.backend + " on " + devices_text(cell) + ", " + cell.scenario);
-  const auto row = [&out](std::string_view name, const std::string& value) { out += "  " + padded(name, 12) + value + "\n"; };
-  row("throughput", inked(Ink::bold, format_rate(measurement.items_per_s()) + " items/s") + "   " + format_rate(measurement.requests_per_s()) + " requests/s");
+  std::string out = title(info.name + " with " + info.backend + " on " + devices_text(cell) + ", " +
+                          cell.scenario);
+  const auto row = [&out](std::string_view name, const std::string& value) {
+    out += "  " + padded(name, 12) + value + "\n";
+  };
+  row("throughput", inked(Ink::bold, format_rate(measurement.items_per_s()) + " items/s") + "   " +
+                        format_rate(measurement.requests_per_s()) + " requests/s");
   row("latency", latency_line(cell));
-  row("lanes", std::to_string(cell.lanes()) + " a device, batches of up to " + std::to_string(info.max_items) + " items, " +
+  row("lanes", std::to_string(cell.lanes()) + " a device, batches of up to " +
+                   std::to_string(info.max_items) + " items, " +
                    format_fixed(measurement.statistics.batch_items.mean(), 1) + " on average");
-  row("CPU", format_fixed(cpu_us_per_request(cell), 1) + " us a request, " +
-                 format_fixed(measurement.seconds > 0 ? measurement.cpu_s / measurement.seconds : 0, 2) + " of " + std::to_string(machine.cores) + " cores");
+  row("CPU",
+      format_fixed(cpu_us_per_request(cell), 1) + " us a request, " +
+          format_fixed(measurement.seconds > 0 ? measurement.cpu_s / measurement.seconds : 0, 2) +
+          " of " + std::to_string(machine.cores) + " cores");
   row("memory", format_bytes(measurement.resident_bytes));
-  row("machine", "wake-up " + format_time(micros(machine.wake_us)) + " (p50), idle timer late by " + format_time(micros(machine.timer_lag_us)) + " (p99)");
+  row("machine", "wake-up " + format_time(micros(machine.wake_us)) + " (p50), idle timer late by " +
+                     format_time(micros(machine.timer_lag_us)) + " (p99)");
   if (measurement.tally.lateness.count() > 0) {
-    row("sender", "late by " + format_time(std::chrono::nanoseconds(measurement.tally.lateness.quantile(0.99))) + " (p99), counted in the latency");
+    row("sender",
+        "late by " +
+            format_time(std::chrono::nanoseconds(measurement.tally.lateness.quantile(0.99))) +
+            " (p99), counted in the latency");
   }
-  row("answers", format_count(measurement.tally.checked) + " of " + format_count(measurement.tally.requests) + " compared with the reference, " +
-                     (measurement.errors == 0 ? "no errors" : inked(Ink::red, format_count(measurement.errors) + " errors")));
+  row("answers", format_count(measurement.tally.checked) + " of " +
+                     format_count(measurement.tally.requests) + " compared with the reference, " +
+                     (measurement.errors == 0
+                          ? "no errors"
+                          : inked(Ink::red, format_count(measurement.errors) + " errors")));
   row("measured", rule_text(measurement));
   out += "\n" + title("Where the time of a request goes") + phases_text(measurement.statistics);
-  if (!cell.comparisons.empty()) out += "\n" + title("Compared in turn, in windows of the same length") + comparisons_text(cell);
+  if (!cell.comparisons.empty())
+    out += "\n" + title("Compared in turn, in windows of the same length") + comparisons_text(cell);
   if (windows) out += "\n" + title("Windows") + windows_text(measurement);
   return out;
 }
 
 std::string sweep_text(const std::vector<BenchCell>& cells) {
-  Table table({"lanes", "batch", "items/s", "requests/s", "p50", "p90", "p99", "p99.9", "batch items", "CPU/request", "errors"},
+  Table table({"lanes", "batch", "items/s", "requests/s", "p50", "p90", "p99", "p99.9",
+               "batch items", "CPU/request", "errors"},
               {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10});
   for (const BenchCell& cell : cells) {
     const auto time = [&](double q) { return format_time(micros(quantile_us(cell, q))); };
-    table.add({std::to_string(cell.lanes()), std::to_string(cell.info.max_items), format_rate(cell.measurement.items_per_s()),
-               format_rate(cell.measurement.requests_per_s()), time(0.5), time(0.9), time(0.99), time(0.999),
-               format_fixed(cell.measurement.statistics.batch_items.mean(), 1), format_time(micros(cpu_us_per_request(cell))),
+    table.add({std::to_string(cell.lanes()), std::to_string(cell.info.max_items),
+               format_rate(cell.measurement.items_per_s()),
+               format_rate(cell.measurement.requests_per_s()), time(0.5), time(0.9), time(0.99),
+               time(0.999), format_fixed(cell.measurement.statistics.batch_items.mean(), 1),
+               format_time(micros(cpu_us_per_request(cell))),
                format_count(cell.measurement.errors)});
   }
   const BenchCell& first = cells.front();
-  std::string out = title(first.info.name + " with " + first.info.backend + " on " + devices_text(first) + ", " + first.scenario) + table.text();
+  std::string out = title(first.info.name + " with " + first.info.backend + " on " +
+                          devices_text(first) + ", " + first.scenario) +
+                    table.text();
   for (const BenchCell& cell : cells) {
     if (cell.comparisons.empty()) continue;
-    out += "\n" + title("Compared, lanes " + std::to_string(cell.lanes()) + ", batch " + std::to_string(cell.info.max_items)) + comparisons_text(cell);
+    out += "\n" +
+           title("Compared, lanes " + std::to_string(cell.lanes()) + ", batch " +
+                 std::to_string(cell.info.max_items)) +
+           comparisons_text(cell);
   }
   return out;
 }
@@ -171,47 +216,53 @@ MachineFigures measure_machine(Duration time) {
 Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
   const Measurement& measurement = cell.measurement;
   Json devices = Json::array();
-  for (const ModelInfo::Placement& placement : cell.info.placements) devices.push_back(to_string(placement.device));
-  Json json = {{"model", cell.model},
-               {"backend", cell.info.backend},
-               {"devices", devices},
-               {"lanes", cell.lanes()},
-               {"slots", cell.info.placements.empty() ? 0 : cell.info.placements[0].slots},
-               {"batch", cell.info.max_items},
-               {"scenario", cell.scenario},
-               {"in_flight", cell.load.arrival == Arrival::poisson ? Json() : Json(cell.load.concurrency)},
-               {"rate", cell.load.arrival == Arrival::poisson ? Json(cell.load.rate) : Json()},
-               {"request_items", cell.load.request_items},
-               {"batching", cell.batching},
-               {"delay_us", std::chrono::duration<double, std::micro>(cell.delay).count()},
-               {"items_per_s", rounded(measurement.items_per_s(), 1)},
-               {"requests_per_s", rounded(measurement.requests_per_s(), 1)},
-               {"latency_us", latency_json(measurement.tally.latency)},
-               {"phases_us", phases_json(measurement.statistics)},
-               {"errors", measurement.errors},
-               {"cpu_s", rounded(measurement.cpu_s, 4)},
-               {"rss_mib", rounded(static_cast<double>(measurement.resident_bytes) / 1048576, 1)},
-               {"cpu_us_per_request", rounded(cpu_us_per_request(cell), 3)},
-               {"seconds", rounded(measurement.seconds, 4)},
-               {"stable", measurement.stable},
-               {"interrupted", measurement.interrupted},
-               {"requests", measurement.tally.requests},
-               {"checked", measurement.tally.checked},
-               {"batches", measurement.statistics.batches},
-               {"batch_items_mean", rounded(measurement.statistics.batch_items.mean(), 2)},
-               {"comparison", Json::array()},
-               {"wake_us", rounded(machine.wake_us, 3)},
-               {"timer_lag_us", rounded(machine.timer_lag_us, 3)},
-               {"machine", {{"cores", machine.cores}, {"versions", versions_json()}}},
-               {"samples", samples_json(measurement)}};
-  for (const Comparison& comparison : cell.comparisons) json["comparison"].push_back(comparison_json(comparison));
-  if (measurement.tally.lateness.count() > 0) json["sender_lateness_us"] = latency_json(measurement.tally.lateness);
+  for (const ModelInfo::Placement& placement : cell.info.placements)
+    devices.push_back(to_string(placement.device));
+  Json json = {
+      {"model", cell.model},
+      {"backend", cell.info.backend},
+      {"devices", devices},
+      {"lanes", cell.lanes()},
+      {"slots", cell.info.placements.empty() ? 0 : cell.info.placements[0].slots},
+      {"batch", cell.info.max_items},
+      {"scenario", cell.scenario},
+      {"in_flight", cell.load.arrival == Arrival::poisson ? Json() : Json(cell.load.concurrency)},
+      {"rate", cell.load.arrival == Arrival::poisson ? Json(cell.load.rate) : Json()},
+      {"request_items", cell.load.request_items},
+      {"batching", cell.batching},
+      {"delay_us", std::chrono::duration<double, std::micro>(cell.delay).count()},
+      {"items_per_s", rounded(measurement.items_per_s(), 1)},
+      {"requests_per_s", rounded(measurement.requests_per_s(), 1)},
+      {"latency_us", latency_json(measurement.tally.latency)},
+      {"phases_us", phases_json(measurement.statistics)},
+      {"errors", measurement.errors},
+      {"cpu_s", rounded(measurement.cpu_s, 4)},
+      {"rss_mib", rounded(static_cast<double>(measurement.resident_bytes) / 1048576, 1)},
+      {"cpu_us_per_request", rounded(cpu_us_per_request(cell), 3)},
+      {"seconds", rounded(measurement.seconds, 4)},
+      {"stable", measurement.stable},
+      {"interrupted", measurement.interrupted},
+      {"requests", measurement.tally.requests},
+      {"checked", measurement.tally.checked},
+      {"batches", measurement.statistics.batches},
+      {"batch_items_mean", rounded(measurement.statistics.batch_items.mean(), 2)},
+      {"comparison", Json::array()},
+      {"wake_us", rounded(machine.wake_us, 3)},
+      {"timer_lag_us", rounded(machine.timer_lag_us, 3)},
+      {"machine", {{"cores", machine.cores}, {"versions", versions_json()}}},
+      {"samples", samples_json(measurement)}};
+  for (const Comparison& comparison : cell.comparisons)
+    json["comparison"].push_back(comparison_json(comparison));
+  if (measurement.tally.lateness.count() > 0)
+    json["sender_lateness_us"] = latency_json(measurement.tally.lateness);
   if (!cell.first_error.empty()) json["first_error"] = cell.first_error;
   return json;
 }
 
 std::string cells_csv(const std::vector<BenchCell>& cells) {
-  std::string out = "model,backend,devices,lanes,batch,scenario,items_per_s,requests_per_s,mean_us,p50_us,p90_us,p99_us,p99_9_us,max_us,errors,cpu_s,rss_mib\n";
+  std::string out =
+      "model,backend,devices,lanes,batch,scenario,items_per_s,requests_per_s,mean_us,p50_us,p90_us,"
+      "p99_us,p99_9_us,max_us,errors,cpu_s,rss_mib\n";
   const auto quoted = [](const std::string& text) {
     std::string field = "\"";
     for (const char c : text) field.append(c == '"' ? 2 : 1, c);
@@ -219,25 +270,32 @@ std::string cells_csv(const std::vector<BenchCell>& cells) {
   };
   for (const BenchCell& cell : cells) {
     const Measurement& measurement = cell.measurement;
-    out += quoted(cell.model) + "," + cell.info.backend + "," + quoted(devices_text(cell)) + "," + std::to_string(cell.lanes()) + "," +
-           std::to_string(cell.info.max_items) + "," + quoted(cell.scenario);
-    for (const double value : {measurement.items_per_s(), measurement.requests_per_s(), measurement.tally.latency.mean() / 1000, quantile_us(cell, 0.5),
-                               quantile_us(cell, 0.9), quantile_us(cell, 0.99), quantile_us(cell, 0.999),
-                               static_cast<double>(measurement.tally.latency.max()) / 1000}) {
+    out += quoted(cell.model) + "," + cell.info.backend + "," + quoted(devices_text(cell)) + "," +
+           std::to_string(cell.lanes()) + "," + std::to_string(cell.info.max_items) + "," +
+           quoted(cell.scenario);
+    for (const double value :
+         {measurement.items_per_s(), measurement.requests_per_s(),
+          measurement.tally.latency.mean() / 1000, quantile_us(cell, 0.5), quantile_us(cell, 0.9),
+          quantile_us(cell, 0.99), quantile_us(cell, 0.999),
+          static_cast<double>(measurement.tally.latency.max()) / 1000}) {
       out += "," + format_fixed(value, 1);
     }
-    out += "," + std::to_string(measurement.errors) + "," + format_fixed(measurement.cpu_s, 3) + "," +
-           format_fixed(static_cast<double>(measurement.resident_bytes) / 1048576, 1) + "\n";
+    out += "," + std::to_string(measurement.errors) + "," + format_fixed(measurement.cpu_s, 3) +
+           "," + format_fixed(static_cast<double>(measurement.resident_bytes) / 1048576, 1) + "\n";
   }
   return out;
 }
 
-std::string cells_text(const std::vector<BenchCell>& cells, const MachineFigures& machine, bool windows) {
+std::string cells_text(const std::vector<BenchCell>& cells, const MachineFigures& machine,
+                       bool windows) {
   if (cells.size() == 1) return cell_text(cells.front(), machine, windows);
   std::string out = sweep_text(cells);
   for (const BenchCell& cell : cells) {
     if (!windows) break;
-    out += "\n" + title("Windows, lanes " + std::to_string(cell.lanes()) + ", batch " + std::to_string(cell.info.max_items)) + windows_text(cell.measurement);
+    out += "\n" +
+           title("Windows, lanes " + std::to_string(cell.lanes()) + ", batch " +
+                 std::to_string(cell.info.max_items)) +
+           windows_text(cell.measurement);
   }
   return out;
 }
@@ -250,7 +308,12 @@ std::string cells_plot(const std::vector<BenchCell>& cells) {
     lanes.insert(cell.lanes());
   }
   PlotPanel throughput{"Throughput", "batch (items)", "items/s", PlotPanel::Form::bars, {}, {}};
-  PlotPanel latency{"Latency, p99", "batch (items)", "ms", batches.size() > 1 ? PlotPanel::Form::lines : PlotPanel::Form::bars, {}, {}};
+  PlotPanel latency{"Latency, p99",
+                    "batch (items)",
+                    "ms",
+                    batches.size() > 1 ? PlotPanel::Form::lines : PlotPanel::Form::bars,
+                    {},
+                    {}};
   for (const std::int64_t batch : batches) {
     throughput.places.push_back(std::to_string(batch));
     latency.places.push_back(std::to_string(batch));
@@ -262,7 +325,8 @@ std::string cells_plot(const std::vector<BenchCell>& cells) {
     PlotSeries times{label, std::vector<double>(batches.size(), kNone)};
     for (const BenchCell& cell : cells) {
       if (cell.lanes() != lane_count) continue;
-      const auto place = static_cast<std::size_t>(std::distance(batches.begin(), batches.find(cell.info.max_items)));
+      const auto place = static_cast<std::size_t>(
+          std::distance(batches.begin(), batches.find(cell.info.max_items)));
       rates.values[place] = cell.measurement.items_per_s();
       times.values[place] = quantile_us(cell, 0.99) / 1000;
     }
@@ -270,7 +334,9 @@ std::string cells_plot(const std::vector<BenchCell>& cells) {
     latency.series.push_back(std::move(times));
   }
   const BenchCell& first = cells.front();
-  return svg_plot(first.info.name + ", " + first.scenario + ", " + first.info.backend + " on " + devices_text(first), {throughput, latency});
+  return svg_plot(first.info.name + ", " + first.scenario + ", " + first.info.backend + " on " +
+                      devices_text(first),
+                  {throughput, latency});
 }
 
 }  // namespace millrace::cli

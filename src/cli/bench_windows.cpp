@@ -14,8 +14,8 @@ std::uint64_t next_random(std::uint64_t& state) noexcept {
   return z ^ (z >> 31);
 }
 
-// How many of the smallest of `n` values lie below a 95% interval for the median: the largest k with
-// P(Binomial(n, 1/2) < k) <= 2.5%.
+// How many of the smallest of `n` values lie below a 95% interval for the median: the largest k
+// with P(Binomial(n, 1/2) < k) <= 2.5%.
 std::size_t values_below_interval(std::size_t n) {
   double probability = std::pow(0.5, static_cast<double>(n));  // of exactly k
   double below = 0;
@@ -32,8 +32,7 @@ std::size_t values_below_interval(std::size_t n) {
 
 WindowPlan plan_windows(Duration duration) noexcept {
   using std::chrono::milliseconds;
-  const Duration window =
-      std::clamp<Duration>(duration / 12, milliseconds(20), milliseconds(1000));
+  const Duration window = std::clamp<Duration>(duration / 12, milliseconds(20), milliseconds(1000));
   return {window, 2 * window, std::max<Duration>(duration, 3 * window)};
 }
 

@@ -1,4 +1,5 @@
-// What windows of a measurement say: when they are steady, and how two things measured in turn compare.
+// What windows of a measurement say: when they are steady, and how two things measured in turn
+// compare.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +23,16 @@ struct WindowPlan {
 inline constexpr std::size_t kStableWindows = 3;
 inline constexpr double kStableSpread = 0.03;
 
-/// The stable rule: each of the last `kStableWindows` rates lies within `kStableSpread` of their mean,
-/// which is above zero. False with fewer windows.
+/// The stable rule: each of the last `kStableWindows` rates lies within `kStableSpread` of their
+/// mean, which is above zero. False with fewer windows.
 [[nodiscard]] bool is_stable(std::span<const double> rates) noexcept;
 
 /// The middle value, or the mean of the two middle ones; 0 for none.
 [[nodiscard]] double median_of(std::span<const double> values);
 
-/// Ratios of paired windows. The interval holds the true median with at least 95% probability: it is
-/// bounded by the order statistics that the sign test leaves (the extremes for fewer than nine pairs).
+/// Ratios of paired windows. The interval holds the true median with at least 95% probability: it
+/// is bounded by the order statistics that the sign test leaves (the extremes for fewer than nine
+/// pairs).
 struct Spread {
   double median = 0;
   double low = 0;
@@ -40,8 +42,8 @@ struct Spread {
 };
 [[nodiscard]] Spread spread_of(std::span<const double> values);
 
-/// Arrivals of a Poisson process: the times between them are independent and exponential. The same seed
-/// gives the same arrivals.
+/// Arrivals of a Poisson process: the times between them are independent and exponential. The same
+/// seed gives the same arrivals.
 class PoissonArrivals {
  public:
   /// `rate`: arrivals per second on average; above 0.

@@ -18,7 +18,8 @@ TEST(WindowPlan, CutsTheDurationIntoWindowsOfBoundedLength) {
   EXPECT_EQ(plan_windows(seconds(6)).most, seconds(6));
   EXPECT_EQ(plan_windows(seconds(3600)).window, seconds(1));
   EXPECT_EQ(plan_windows(milliseconds(1)).window, milliseconds(20));
-  EXPECT_EQ(plan_windows(milliseconds(1)).most, milliseconds(60)) << "room for a window after the warm-up";
+  EXPECT_EQ(plan_windows(milliseconds(1)).most, milliseconds(60))
+      << "room for a window after the warm-up";
 }
 
 TEST(StableRule, NeedsThreeWindows) {
@@ -53,7 +54,8 @@ TEST(Spread, OfFewPairsIsTheirRange) {
 }
 
 TEST(Spread, OfManyPairsLeavesTheTailsOut) {
-  // Of 9 values the second and the eighth bound the interval: P(at most 1 of 9 below) = 10/512 < 2.5%.
+  // Of 9 values the second and the eighth bound the interval: P(at most 1 of 9 below) = 10/512
+  // < 2.5%.
   const Spread nine = spread_of(std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9});
   EXPECT_EQ(nine.low, 2);
   EXPECT_EQ(nine.high, 8);
@@ -94,7 +96,8 @@ TEST(PoissonArrivals, GapsAreExponential) {
   }
   const double mean = sum / kGaps;
   EXPECT_NEAR(mean, 1, 0.01);
-  EXPECT_NEAR(squares / kGaps - mean * mean, 1, 0.03);  // the variance of an exponential is its mean squared
+  EXPECT_NEAR(squares / kGaps - mean * mean, 1,
+              0.03);  // the variance of an exponential is its mean squared
   EXPECT_NEAR(static_cast<double>(above_mean) / kGaps, std::exp(-1), 0.005);
 }
 
@@ -108,7 +111,8 @@ TEST(PoissonArrivals, CountsInFixedIntervalsHaveMeanAndVarianceAlike) {
   double mean = 0;
   for (const double count : counts) mean += count / static_cast<double>(counts.size());
   double variance = 0;
-  for (const double count : counts) variance += (count - mean) * (count - mean) / static_cast<double>(counts.size());
+  for (const double count : counts)
+    variance += (count - mean) * (count - mean) / static_cast<double>(counts.size());
   EXPECT_NEAR(mean, 10, 0.3);
   EXPECT_NEAR(variance / mean, 1, 0.1);
 }

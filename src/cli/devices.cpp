@@ -42,7 +42,8 @@ Result<Found> find_devices(const std::vector<std::string>& named) {
 std::string cuda_line(const CudaStatus& cuda) {
   if (cuda.runtime_version.empty()) return "built without";
   const std::string runtime = "runtime " + cuda.runtime_version;
-  if (!cuda.driver_version.empty() && cuda.reason.empty()) return runtime + ", driver " + cuda.driver_version;
+  if (!cuda.driver_version.empty() && cuda.reason.empty())
+    return runtime + ", driver " + cuda.driver_version;
   return runtime + ", no GPU: " + cuda.reason;
 }
 
@@ -56,8 +57,9 @@ void print_table(const Found& found) {
   for (const DeviceRef device : found.devices) {
     const DeviceInfo& info = device->info();
     const MemoryInfo memory = device->memory();
-    devices.add({to_string(info.id), printable(info.name), std::to_string(info.cores), capability(info),
-                 format_bytes(memory.limit_bytes), format_bytes(memory.free_bytes), info.uuid});
+    devices.add({to_string(info.id), printable(info.name), std::to_string(info.cores),
+                 capability(info), format_bytes(memory.limit_bytes),
+                 format_bytes(memory.free_bytes), info.uuid});
   }
   Table backends({"backend", "usable", "version", ""});
   for (const BackendInfo& backend : backend_infos()) {
@@ -65,7 +67,8 @@ void print_table(const Found& found) {
                   backend.version.empty() ? "-" : backend.version, printable(backend.reason)});
   }
   print(inked(Ink::bold, "Devices") + "\n" + devices.text() + "\n");
-  print(inked(Ink::bold, "Backends") + " (\"auto\" tries them in this order)\n" + backends.text() + "\n");
+  print(inked(Ink::bold, "Backends") + " (\"auto\" tries them in this order)\n" + backends.text() +
+        "\n");
   print(inked(Ink::bold, "CUDA") + "  " + cuda_line(cuda_status()) + "\n");
 }
 
@@ -88,7 +91,10 @@ void print_as_json(const Found& found) {
   }
   Json backends = Json::array();
   for (const BackendInfo& backend : backend_infos()) {
-    backends.push_back({{"name", backend.name}, {"usable", backend.usable}, {"version", backend.version}, {"reason", backend.reason}});
+    backends.push_back({{"name", backend.name},
+                        {"usable", backend.usable},
+                        {"version", backend.version},
+                        {"reason", backend.reason}});
   }
   const CudaStatus cuda = cuda_status();
   print_json({{"devices", devices},
@@ -103,8 +109,10 @@ void print_as_json(const Found& found) {
 Result<int> run(const Options& options) {
   Result<Found> found = find_devices(options.devices);
   if (!found.ok()) return std::move(found).error();
-  if (options.json) print_as_json(*found);
-  else print_table(*found);
+  if (options.json)
+    print_as_json(*found);
+  else
+    print_table(*found);
   return kFine;
 }
 
@@ -112,8 +120,10 @@ Result<int> run(const Options& options) {
 
 void add_devices(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("devices", "Shows devices, memory, versions, and which backends are usable");
-  verb->add_option("--devices", options->devices, "Only these: 0,1 or GPU-uuid, host, host:1 (default: all GPUs and the host)")
+  CLI::App* verb = app.add_subcommand(
+      "devices", "Shows devices, memory, versions, and which backends are usable");
+  verb->add_option("--devices", options->devices,
+                   "Only these: 0,1 or GPU-uuid, host, host:1 (default: all GPUs and the host)")
       ->delimiter(',')
       ->type_name("LIST");
   verb->add_flag("--json", options->json, "Print JSON");

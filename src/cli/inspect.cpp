@@ -22,7 +22,10 @@ Json tensors_json(const std::vector<TensorInfo>& tensors) {
   for (const TensorInfo& tensor : tensors) {
     Json shape = Json::array();
     for (const std::int64_t size : tensor.shape) shape.push_back(size);
-    out.push_back({{"name", tensor.name}, {"type", to_string(tensor.type)}, {"shape", shape}, {"batch_axis", tensor.batch_axis}});
+    out.push_back({{"name", tensor.name},
+                   {"type", to_string(tensor.type)},
+                   {"shape", shape},
+                   {"batch_axis", tensor.batch_axis}});
   }
   return out;
 }
@@ -37,7 +40,8 @@ Json placement_json(const ModelInfo::Placement& placement) {
           {"weights_bytes", placement.weights_bytes},
           {"lane_bytes", placement.lane_bytes},
           {"slot_bytes", placement.slot_bytes},
-          {"total_bytes", weights * placement.weights_bytes + lanes * (placement.lane_bytes + placement.slot_bytes)},
+          {"total_bytes", weights * placement.weights_bytes +
+                              lanes * (placement.lane_bytes + placement.slot_bytes)},
           {"prepared_shapes", placement.prepared_shapes},
           {"enqueue_blocks", placement.enqueue_blocks}};
 }
@@ -64,8 +68,9 @@ Result<Json> preprocesses_json(const OpenModel& open) {
       if (candidate.name == name) input = &candidate;
     }
     if (!input) {
-      return Error{ErrorCode::invalid_argument,
-                   open.file.configuration + ": preprocess: the model has no input " + in_quotes(name)};
+      return Error{
+          ErrorCode::invalid_argument,
+          open.file.configuration + ": preprocess: the model has no input " + in_quotes(name)};
     }
     Result<PreprocessPlan> plan = plan_preprocess(stated, *input);
     if (!plan.ok()) return std::move(plan).error();
@@ -93,14 +98,18 @@ std::string tensors_text(std::string_view title, const std::vector<TensorInfo>& 
 }
 
 std::string placements_text(const ModelInfo& info) {
-  Table table({"device", "lanes", "slots", "weights", "per lane", "slots' blocks", "in all", "prepared", "enqueue"},
+  Table table({"device", "lanes", "slots", "weights", "per lane", "slots' blocks", "in all",
+               "prepared", "enqueue"},
               {1, 2, 3, 4, 5, 6, 7});
   for (const ModelInfo::Placement& placement : info.placements) {
-    table.add({to_string(placement.device), std::to_string(placement.lanes), std::to_string(placement.slots),
-               format_bytes(placement.weights_bytes) + (placement.lanes_share_weights ? "" : " a lane"),
-               format_bytes(placement.lane_bytes), format_bytes(placement.slot_bytes) + " a lane",
-               format_bytes(placement_json(placement)["total_bytes"].get<std::uint64_t>()),
-               std::to_string(placement.prepared_shapes), placement.enqueue_blocks ? "blocks" : "asynchronous"});
+    table.add(
+        {to_string(placement.device), std::to_string(placement.lanes),
+         std::to_string(placement.slots),
+         format_bytes(placement.weights_bytes) + (placement.lanes_share_weights ? "" : " a lane"),
+         format_bytes(placement.lane_bytes), format_bytes(placement.slot_bytes) + " a lane",
+         format_bytes(placement_json(placement)["total_bytes"].get<std::uint64_t>()),
+         std::to_string(placement.prepared_shapes),
+         placement.enqueue_blocks ? "blocks" : "asynchronous"});
   }
   return table.text();
 }
@@ -109,12 +118,14 @@ std::string placements_text(const ModelInfo& info) {
 std::string preprocess_text(const std::string& input, const Json& plan) {
   std::string out = "for " + input + ": ";
   if (plan.contains("resize")) {
-    out += "resized to " + plan["resize"][0].dump() + "x" + plan["resize"][1].dump() + " (" + plan["filter"].get<std::string>() + "), ";
+    out += "resized to " + plan["resize"][0].dump() + "x" + plan["resize"][1].dump() + " (" +
+           plan["filter"].get<std::string>() + "), ";
   }
   out += plan["channels"].get<std::string>() + ", " + plan["layout"].get<std::string>() + ", ";
   std::string value = "pixels * " + format_value(plan["scale"].get<double>());
   const auto all = [&](const char* name, double expected) {
-    return std::all_of(plan[name].begin(), plan[name].end(), [&](const Json& n) { return n.get<double>() == expected; });
+    return std::all_of(plan[name].begin(), plan[name].end(),
+                       [&](const Json& n) { return n.get<double>() == expected; });
   };
   if (!all("mean", 0)) value += " - " + plan["mean"].dump();
   if (!all("std", 1)) value = "(" + value + ") / " + plan["std"].dump();
@@ -129,16 +140,22 @@ void print_text(const OpenModel& open, const Json& preprocess, std::size_t label
   std::string out = inked(Ink::bold, printable(info.name)) + "\n";
   if (!info.path.empty()) out += line("file", info.path);
   if (!open.file.configuration.empty()) out += line("configuration", open.file.configuration);
-  if (!info.backend.empty()) out += line("backend", info.backend + (info.backend_reason.empty() ? "" : ": " + info.backend_reason));
-  out += line("batch", "up to " + std::to_string(info.max_items) + (info.max_items == 1 ? " item" : " items"));
+  if (!info.backend.empty())
+    out += line("backend",
+                info.backend + (info.backend_reason.empty() ? "" : ": " + info.backend_reason));
+  out += line("batch", "up to " + std::to_string(info.max_items) +
+                           (info.max_items == 1 ? " item" : " items"));
   if (labels > 0) out += line("labels", std::to_string(labels) + " in " + open.file.labels);
-  for (const auto& [input, plan] : preprocess.items()) out += line("pictures", preprocess_text(input, plan));
+  for (const auto& [input, plan] : preprocess.items())
+    out += line("pictures", preprocess_text(input, plan));
   out += "\n" + tensors_text("input", info.inputs) + "\n" + tensors_text("output", info.outputs);
   if (!info.placements.empty()) {
     bool shared = true;
-    for (const ModelInfo::Placement& placement : info.placements) shared = shared && placement.lanes_share_weights;
+    for (const ModelInfo::Placement& placement : info.placements)
+      shared = shared && placement.lanes_share_weights;
     out += "\n" + placements_text(info) + "  The lanes of a device " +
-           std::string(choose(shared, "share one set of weights.\n", "do not share weights: each has its own.\n"));
+           std::string(choose(shared, "share one set of weights.\n",
+                              "do not share weights: each has its own.\n"));
   }
   if (!info.metadata.empty()) {
     Table table({"metadata", ""});
@@ -165,7 +182,8 @@ Result<int> run(const Options& options) {
   }
   const ModelInfo& info = open->model.info();
   Json placements = Json::array();
-  for (const ModelInfo::Placement& placement : info.placements) placements.push_back(placement_json(placement));
+  for (const ModelInfo::Placement& placement : info.placements)
+    placements.push_back(placement_json(placement));
   Json metadata = Json::object();
   for (const auto& [name, value] : info.metadata) metadata[name] = value;
   print_json({{"name", info.name},
@@ -187,7 +205,8 @@ Result<int> run(const Options& options) {
 
 void add_inspect(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("inspect", "Shows a model's inputs, outputs, backend, and what it takes in memory");
+  CLI::App* verb = app.add_subcommand(
+      "inspect", "Shows a model's inputs, outputs, backend, and what it takes in memory");
   add_model_arguments(*verb, options->model);
   add_lane_arguments(*verb, options->model);
   verb->add_flag("--json", options->json, "Print JSON");

@@ -17,12 +17,14 @@ namespace {
 
 constexpr std::size_t kMostContents = 256;
 constexpr Duration kMostReferenceTime = std::chrono::seconds(1);
-constexpr int kOpenContexts = 65536 + 1024;  // a full queue of the default size, and what is on the way
+constexpr int kOpenContexts =
+    65536 + 1024;  // a full queue of the default size, and what is on the way
 constexpr std::size_t kOpenBuffers = 1024;
 constexpr std::size_t kOpenBufferBytes = std::size_t{256} << 20;
 
 std::uint64_t nanoseconds_between(TimePoint from, TimePoint to) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(std::chrono::nanoseconds(to - from).count(), 0));
+  return static_cast<std::uint64_t>(
+      std::max<std::int64_t>(std::chrono::nanoseconds(to - from).count(), 0));
 }
 
 // The kernel may put a wake-up off by 50 us to save power; not for this thread.
@@ -132,25 +134,31 @@ class LoadGenerator::State {
   std::thread thread_;  // of the blocking caller and of the open loop
 
   std::mutex free_mutex_;
-  std::vector<Context*> parked_;  // guarded by free_mutex_: of an open loop free, of a closed loop refused
-  std::vector<Context*> ready_;   // open loop: the sender's own
+  std::vector<Context*>
+      parked_;  // guarded by free_mutex_: of an open loop free, of a closed loop refused
+  std::vector<Context*> ready_;  // open loop: the sender's own
 
   mutable std::mutex error_mutex_;
   std::string first_error_;  // guarded by error_mutex_
 };
 
-// -------------------------------------------------------------------------------------------- before it runs
+// --------------------------------------------------------------------------------------------
+// before it runs
 
-Result<std::size_t> LoadGenerator::State::make_references(const BenchInputs& inputs, std::size_t most) {
+Result<std::size_t> LoadGenerator::State::make_references(const BenchInputs& inputs,
+                                                          std::size_t most) {
   const TimePoint start = Clock::now();
-  while (references_.size() < most && (references_.size() < 2 || Clock::now() - start < kMostReferenceTime)) {
-    Result<std::vector<NamedTensor>> content = inputs.make(references_.size(), options_.request_items);
+  while (references_.size() < most &&
+         (references_.size() < 2 || Clock::now() - start < kMostReferenceTime)) {
+    Result<std::vector<NamedTensor>> content =
+        inputs.make(references_.size(), options_.request_items);
     if (!content.ok()) return std::move(content).error();
     Request request;
     for (const NamedTensor& input : *content) request.inputs.push_back(input);
     Result<Response> answer = model_.infer(std::move(request));
     if (!answer.ok()) return std::move(answer).error();
-    Result<std::vector<NamedTensor>> copy = copy_of({answer->outputs.data(), answer->outputs.size()});
+    Result<std::vector<NamedTensor>> copy =
+        copy_of({answer->outputs.data(), answer->outputs.size()});
     if (!copy.ok()) return std::move(copy).error();
     references_.push_back(std::move(*copy));
   }
@@ -164,9 +172,11 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   if (open) {
     Result<std::vector<NamedTensor>> first = inputs.make(0, options_.request_items);
     if (!first.ok()) return std::move(first).error();
-    buffers = std::clamp(kOpenBufferBytes / std::max<std::size_t>(bytes_of(*first), 1), std::size_t{1}, kOpenBuffers);
+    buffers = std::clamp(kOpenBufferBytes / std::max<std::size_t>(bytes_of(*first), 1),
+                         std::size_t{1}, kOpenBuffers);
   }
-  Result<std::size_t> contents = make_references(inputs, std::min({kMostContents, buffers, inputs.distinct(options_.request_items)}));
+  Result<std::size_t> contents = make_references(
+      inputs, std::min({kMostContents, buffers, inputs.distinct(options_.request_items)}));
   if (!contents.ok()) return std::move(contents).error();
   loads_.resize(buffers);
   for (std::size_t i = 0; i < buffers; ++i) {
@@ -184,7 +194,8 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   return {};
 }
 
-// ------------------------------------------------------------------------------------------------ one request
+// ------------------------------------------------------------------------------------------------
+// one request
 
 Request LoadGenerator::State::request_of(Context& context) {
   Request request;
@@ -195,11 +206,14 @@ Request LoadGenerator::State::request_of(Context& context) {
 // A closed loop's request that is refused waits for the next `take`; an open loop's is over.
 void LoadGenerator::State::send(Context& context) {
   Request request = request_of(context);
-  if (options_.arrival == Arrival::poisson) request.intended = context.sent;
-  else context.sent = Clock::now();
-  Result<Ticket> ticket = model_.submit(std::move(request), [&context](Result<Response> response, bool) {
-    context.state->called_back(context, std::move(response));
-  });
+  if (options_.arrival == Arrival::poisson)
+    request.intended = context.sent;
+  else
+    context.sent = Clock::now();
+  Result<Ticket> ticket =
+      model_.submit(std::move(request), [&context](Result<Response> response, bool) {
+        context.state->called_back(context, std::move(response));
+      });
   if (ticket.ok()) return;
   fail(ticket.error());
   {
@@ -224,8 +238,8 @@ void LoadGenerator::State::count(Context& context, Result<Response>& response, T
   if (!response.ok()) return fail(response.error());
   const bool check = due_for_check(context);
   if (check) {
-    const std::string difference =
-        difference_of({response->outputs.data(), response->outputs.size()}, *context.load->expected);
+    const std::string difference = difference_of(
+        {response->outputs.data(), response->outputs.size()}, *context.load->expected);
     if (!difference.empty()) return fail("a wrong answer: " + difference);
   }
   shards_.with([&](Tally& tally) {
@@ -242,9 +256,12 @@ void LoadGenerator::State::fail(const std::string& message) {
   if (first_error_.empty()) first_error_ = message;
 }
 
-void LoadGenerator::State::fail(const Error& error) { fail(std::string(to_string(error.code)) + ": " + error.message); }
+void LoadGenerator::State::fail(const Error& error) {
+  fail(std::string(to_string(error.code)) + ": " + error.message);
+}
 
-// -------------------------------------------------------------------------------------------- arrivals
+// --------------------------------------------------------------------------------------------
+// arrivals
 
 void LoadGenerator::State::block() {
   Context& context = contexts_[0];
@@ -258,7 +275,8 @@ void LoadGenerator::State::block() {
 
 // Sleeps, and on machines with cores to spare spins through the last 50 us.
 void LoadGenerator::State::wait_for(TimePoint due) {
-  static const Duration spin = std::thread::hardware_concurrency() > 4 ? std::chrono::microseconds(50) : Duration::zero();
+  static const Duration spin =
+      std::thread::hardware_concurrency() > 4 ? std::chrono::microseconds(50) : Duration::zero();
   constexpr Duration kMostSleep = std::chrono::milliseconds(20);  // so that `stop` is heard
   while (running_.load(std::memory_order_relaxed)) {
     const TimePoint now = Clock::now();
@@ -290,7 +308,8 @@ void LoadGenerator::State::send_at_random_times() {
       fail("not sent: " + std::to_string(contexts_.size()) + " requests are in flight already");
       continue;
     }
-    shards_.with([&](Tally& tally) { tally.lateness.record(nanoseconds_between(due, Clock::now())); });
+    shards_.with(
+        [&](Tally& tally) { tally.lateness.record(nanoseconds_between(due, Clock::now())); });
     context->sent = due;
     in_flight_.fetch_add(1, std::memory_order_acq_rel);
     send(*context);
@@ -306,7 +325,9 @@ void LoadGenerator::State::start() {
       in_flight_.store(static_cast<int>(contexts_.size()));
       for (Context& context : contexts_) send(context);
       break;
-    case Arrival::blocking: thread_ = std::thread([this] { block(); }); break;
+    case Arrival::blocking:
+      thread_ = std::thread([this] { block(); });
+      break;
     case Arrival::poisson:
       for (Context& context : contexts_) ready_.push_back(&context);
       thread_ = std::thread([this] { send_at_random_times(); });
@@ -336,15 +357,18 @@ Result<void> LoadGenerator::State::stop(Duration timeout) {
   const TimePoint until = Clock::now() + timeout;
   while (in_flight() > 0) {
     if (Clock::now() >= until) {
-      return Error{ErrorCode::deadline_exceeded, std::to_string(in_flight()) + " requests have not been answered " +
-                                                     std::to_string(timeout / std::chrono::seconds(1)) + " s after the last one was sent"};
+      return Error{ErrorCode::deadline_exceeded,
+                   std::to_string(in_flight()) + " requests have not been answered " +
+                       std::to_string(timeout / std::chrono::seconds(1)) +
+                       " s after the last one was sent"};
     }
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
   return {};
 }
 
-// -------------------------------------------------------------------------------------------- the handle
+// -------------------------------------------------------------------------------------------- the
+// handle
 
 LoadGenerator::LoadGenerator(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
@@ -353,7 +377,9 @@ LoadGenerator::~LoadGenerator() {
   if (!state_->stop(std::chrono::seconds(10)).ok()) (void)state_.release();
 }
 
-Result<std::unique_ptr<LoadGenerator>> LoadGenerator::make(const Model& model, const BenchInputs& inputs, const LoadOptions& options) {
+Result<std::unique_ptr<LoadGenerator>> LoadGenerator::make(const Model& model,
+                                                           const BenchInputs& inputs,
+                                                           const LoadOptions& options) {
   auto state = std::make_unique<State>(model, options);
   Result<void> prepared = state->prepare(inputs);
   if (!prepared.ok()) return std::move(prepared).error();

@@ -32,9 +32,9 @@ struct LoadOptions {
 
 /// What came back in a stretch of time.
 struct Tally {
-  Histogram latency;  // nanoseconds, of what succeeded: to the callback, from the sending or, in an open loop,
-                      // from the time it was meant to be sent
-  Histogram lateness; // open loop: from the time meant to the time sent
+  Histogram latency;  // nanoseconds, of what succeeded: to the callback, from the sending or, in an
+                      // open loop, from the time it was meant to be sent
+  Histogram lateness;          // open loop: from the time meant to the time sent
   std::uint64_t requests = 0;  // succeeded
   std::uint64_t items = 0;     // of those
   std::uint64_t errors = 0;    // failed, refused, or answered wrongly
@@ -43,16 +43,18 @@ struct Tally {
   void merge(const Tally& other);
 };
 
-/// Sends in the background between `start` and `stop`. Through the public interface only. Each request in
-/// flight of a closed loop has input memory of its own; in an open loop the requests go round over 1,024
-/// buffers (fewer where that would take more than 256 MiB). Once it runs, it allocates nothing per request.
+/// Sends in the background between `start` and `stop`. Through the public interface only. Each
+/// request in flight of a closed loop has input memory of its own; in an open loop the requests go
+/// round over 1,024 buffers (fewer where that would take more than 256 MiB). Once it runs, it
+/// allocates nothing per request.
 ///
 /// `start`, `take` and `stop` are for one thread.
 class LoadGenerator {
  public:
-  /// Makes the buffers, and asks the model for the answer to each distinct content (up to 256, or as many as
-  /// a second allows), one at a time. Errors: those of the inputs and of the model.
-  [[nodiscard]] static Result<std::unique_ptr<LoadGenerator>> make(const Model& model, const BenchInputs& inputs,
+  /// Makes the buffers, and asks the model for the answer to each distinct content (up to 256, or
+  /// as many as a second allows), one at a time. Errors: those of the inputs and of the model.
+  [[nodiscard]] static Result<std::unique_ptr<LoadGenerator>> make(const Model& model,
+                                                                   const BenchInputs& inputs,
                                                                    const LoadOptions& options);
   /// Stops.
   ~LoadGenerator();

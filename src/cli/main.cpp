@@ -59,10 +59,12 @@ std::string usage_message(const CLI::App& app, const std::string& what) {
 void add_log_level(CLI::App& app) {
   const auto set = [](const std::string& level) {
     if (!set_log_level(level)) {
-      throw CLI::ValidationError("--log", "expected debug, info, warning, error or off, got \"" + level + "\"");
+      throw CLI::ValidationError(
+          "--log", "expected debug, info, warning, error or off, got \"" + level + "\"");
     }
   };
-  app.add_option_function<std::string>("--log", set, "Least level of messages: debug, info, warning, error, off")
+  app.add_option_function<std::string>("--log", set,
+                                       "Least level of messages: debug, info, warning, error, off")
       ->type_name("LEVEL");
 }
 
@@ -71,7 +73,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.fallthrough();
   app.get_formatter()->column_width(34);
-  app.set_version_flag("--version", version_text, "Versions of Millrace and of everything under it");
+  app.set_version_flag("--version", version_text,
+                       "Versions of Millrace and of everything under it");
   add_log_level(app);
   Context context;
   add_devices(app, context);

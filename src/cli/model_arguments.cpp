@@ -8,16 +8,21 @@
 namespace millrace::cli {
 
 void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
-  verb.add_option("MODEL", arguments.model,
-                  "A model file, a folder with millrace.json, a configuration (.json), or reference:KIND")
+  verb.add_option(
+          "MODEL", arguments.model,
+          "A model file, a folder with millrace.json, a configuration (.json), or reference:KIND")
       ->required()
       ->type_name("");
-  verb.add_option("--devices", arguments.devices, "Devices to run on: 0,1 or GPU-uuid, host, host:1 (default: all GPUs, else host)")
+  verb.add_option("--devices", arguments.devices,
+                  "Devices to run on: 0,1 or GPU-uuid, host, host:1 (default: all GPUs, else host)")
       ->delimiter(',')
       ->type_name("LIST");
-  verb.add_option("--backend", arguments.backend, "What runs the model (default: chosen by file and device; see \"millrace devices\")")
+  verb.add_option(
+          "--backend", arguments.backend,
+          "What runs the model (default: chosen by file and device; see \"millrace devices\")")
       ->type_name("NAME");
-  verb.add_option("--option", arguments.options, "A setting of the backend, as name=value; may come several times")
+  verb.add_option("--option", arguments.options,
+                  "A setting of the backend, as name=value; may come several times")
       ->type_name("NAME=VALUE")
       ->take_all();
 }
@@ -29,7 +34,8 @@ void add_lane_arguments(CLI::App& verb, ModelArguments& arguments) {
   verb.add_option("--slots", arguments.slots, "Batches in flight on each lane (default: 2)")
       ->check(CLI::Range(1, 8))
       ->type_name("N");
-  verb.add_option("--batch", arguments.batch, "The most items in a batch (default: the model's, 32 where it sets none)")
+  verb.add_option("--batch", arguments.batch,
+                  "The most items in a batch (default: the model's, 32 where it sets none)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->type_name("N");
 }
@@ -40,7 +46,8 @@ void apply(const ModelArguments& arguments, ModelConfig& config) {
   if (arguments.slots > 0) config.slots = arguments.slots;
   if (arguments.batch > 0) {
     config.batching.max_items = arguments.batch;
-    std::erase_if(config.batching.preferred_items, [&](std::int64_t items) { return items > arguments.batch; });
+    std::erase_if(config.batching.preferred_items,
+                  [&](std::int64_t items) { return items > arguments.batch; });
   }
   for (const std::string& option : arguments.options) {
     const std::size_t equals = option.find('=');
@@ -54,11 +61,13 @@ void apply(const ModelArguments& arguments, ModelConfig& config) {
 namespace {
 
 // Loads what an ensemble is made of, each file once, those that it needs itself first.
-Result<void> load_parts(Engine& engine, const ModelFile& file, std::set<std::string>& loaded, int depth) {
+Result<void> load_parts(Engine& engine, const ModelFile& file, std::set<std::string>& loaded,
+                        int depth) {
   constexpr int kDeepest = 16;
   if (depth > kDeepest) {
-    return Error{ErrorCode::invalid_argument,
-                 file.configuration + ": expected ensembles nested at most 16 deep; is one part of itself?"};
+    return Error{
+        ErrorCode::invalid_argument,
+        file.configuration + ": expected ensembles nested at most 16 deep; is one part of itself?"};
   }
   for (const std::string& argument : file.models) {
     if (!loaded.insert(argument).second) continue;
@@ -74,7 +83,8 @@ Result<void> load_parts(Engine& engine, const ModelFile& file, std::set<std::str
 
 }  // namespace
 
-Result<OpenModel> open_model(ModelFile file, const ModelArguments& arguments, EngineOptions options) {
+Result<OpenModel> open_model(ModelFile file, const ModelArguments& arguments,
+                             EngineOptions options) {
   if (!arguments.devices.empty()) {
     options.devices.devices = arguments.devices;
     file.config.devices.clear();  // all of those named

@@ -13,7 +13,8 @@
 
 namespace millrace::cli {
 
-/// As given on the command line; what was left out is empty or 0 and follows from the configuration.
+/// As given on the command line; what was left out is empty or 0 and follows from the
+/// configuration.
 struct ModelArguments {
   std::string model;
   std::vector<std::string> devices;
@@ -37,11 +38,13 @@ struct OpenModel {
   Model model;
 };
 
-/// Reads the model's files, applies the arguments on top, starts an engine on the devices named (else on
-/// those that the configuration names, else on all) and loads the model, after those that an ensemble
-/// needs. Errors: those of `read_model`, `Engine::create` and `Engine::load`. Throws UsageError for an
+/// Reads the model's files, applies the arguments on top, starts an engine on the devices named
+/// (else on those that the configuration names, else on all) and loads the model, after those that
+/// an ensemble needs. Errors: those of `read_model`, `Engine::create` and `Engine::load`. Throws
+/// UsageError for an
 /// --option without "=".
-[[nodiscard]] Result<OpenModel> open_model(const ModelArguments& arguments, EngineOptions options = {});
+[[nodiscard]] Result<OpenModel> open_model(const ModelArguments& arguments,
+                                           EngineOptions options = {});
 /// The same for a file already read; `file.config` has the last word on lanes, slots and batching.
 [[nodiscard]] Result<OpenModel> open_model(ModelFile file, const ModelArguments& arguments,
                                            EngineOptions options = {});

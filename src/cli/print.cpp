@@ -26,7 +26,10 @@ std::string in_units(double value, const std::array<std::pair<double, const char
   for (const auto& [scale, name] : units) {
     const double scaled = value / scale;
     if (scaled < 0.9995 && scale != units.back().first) continue;
-    const int digits = scale == units.back().first && scaled == std::floor(scaled) ? 0 : scaled < 9.995 ? 2 : scaled < 99.95 ? 1 : 0;
+    const int digits = scale == units.back().first && scaled == std::floor(scaled) ? 0
+                       : scaled < 9.995                                            ? 2
+                       : scaled < 99.95                                            ? 1
+                                                                                   : 0;
     return format_fixed(scaled, digits) + " " + name;
   }
   return {};
@@ -35,13 +38,17 @@ std::string in_units(double value, const std::array<std::pair<double, const char
 }  // namespace
 
 std::string format_bytes(std::uint64_t bytes) {
-  constexpr std::array<std::pair<double, const char*>, 5> kUnits = {
-      {{1099511627776.0, "TiB"}, {1073741824.0, "GiB"}, {1048576.0, "MiB"}, {1024.0, "KiB"}, {1.0, "B"}}};
+  constexpr std::array<std::pair<double, const char*>, 5> kUnits = {{{1099511627776.0, "TiB"},
+                                                                     {1073741824.0, "GiB"},
+                                                                     {1048576.0, "MiB"},
+                                                                     {1024.0, "KiB"},
+                                                                     {1.0, "B"}}};
   return in_units(static_cast<double>(bytes), kUnits);
 }
 
 std::string format_time(std::chrono::nanoseconds time) {
-  constexpr std::array<std::pair<double, const char*>, 4> kUnits = {{{1e9, "s"}, {1e6, "ms"}, {1e3, "us"}, {1.0, "ns"}}};
+  constexpr std::array<std::pair<double, const char*>, 4> kUnits = {
+      {{1e9, "s"}, {1e6, "ms"}, {1e3, "us"}, {1.0, "ns"}}};
   return in_units(static_cast<double>(time.count()), kUnits);
 }
 
@@ -85,7 +92,10 @@ std::string inked(Ink ink, std::string_view text) {
   constexpr std::array<std::string_view, 6> kCodes = {"", "1", "2", "32", "31", "36"};
   if (ink == Ink::plain || !colours_on(stdout)) return std::string(text);
   std::string out = "\033[";
-  return out.append(kCodes[static_cast<std::size_t>(ink)]).append("m").append(text).append("\033[0m");
+  return out.append(kCodes[static_cast<std::size_t>(ink)])
+      .append("m")
+      .append(text)
+      .append("\033[0m");
 }
 
 std::string bar(double share, int width) {
@@ -128,7 +138,8 @@ std::string padded_left(std::string_view text, std::size_t columns) {
   return std::string(columns > own ? columns - own : 0, ' ').append(text);
 }
 
-Table::Table(std::vector<std::string> header, std::vector<std::size_t> right) : right_(std::move(right)) {
+Table::Table(std::vector<std::string> header, std::vector<std::size_t> right)
+    : right_(std::move(right)) {
   rows_.push_back(std::move(header));
 }
 
@@ -140,7 +151,8 @@ void Table::add(std::vector<std::string> row) {
 std::string Table::text(std::size_t indent) const {
   std::vector<std::size_t> widths(rows_.front().size());
   for (const auto& row : rows_) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], columns_of(row[i]));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], columns_of(row[i]));
   }
   std::string out;
   for (std::size_t r = 0; r < rows_.size(); ++r) {
@@ -181,11 +193,16 @@ void print_json(const Json& json) {
 }
 
 void warn(std::string_view message) {
-  std::fprintf(stderr, "millrace: warning: %.*s\n", static_cast<int>(message.size()), message.data());
+  std::fprintf(stderr, "millrace: warning: %.*s\n", static_cast<int>(message.size()),
+               message.data());
 }
 
 Progress::Progress(std::string what, std::uint64_t total, std::string unit)
-    : what_(std::move(what)), total_(total), unit_(std::move(unit)), on_(isatty(STDERR_FILENO) != 0), start_(Clock::now()) {}
+    : what_(std::move(what)),
+      total_(total),
+      unit_(std::move(unit)),
+      on_(isatty(STDERR_FILENO) != 0),
+      start_(Clock::now()) {}
 
 std::string Progress::line(std::uint64_t done, double seconds) const {
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
@@ -199,9 +216,11 @@ std::string Progress::line(std::uint64_t done, double seconds) const {
   }
   text += "  " + format_rate(rate) + " " + unit_ + "/s";
   if (total_ > done && rate > 0) {
-    const auto left = static_cast<std::uint64_t>(std::llround(static_cast<double>(total_ - done) / rate));
+    const auto left =
+        static_cast<std::uint64_t>(std::llround(static_cast<double>(total_ - done) / rate));
     const std::string seconds_left = std::to_string(left % 60);
-    text += "  " + std::to_string(left / 60) + ":" + (seconds_left.size() < 2 ? "0" : "") + seconds_left + " left";
+    text += "  " + std::to_string(left / 60) + ":" + (seconds_left.size() < 2 ? "0" : "") +
+            seconds_left + " left";
   }
   return text;
 }
@@ -226,17 +245,24 @@ void Progress::clear() {
 
 Json latency_json(const Histogram& nanoseconds) {
   const auto micros = [](double ns) { return std::round(ns) / 1000; };
-  const auto quantile = [&](double q) { return micros(static_cast<double>(nanoseconds.quantile(q))); };
-  return {{"mean", micros(nanoseconds.mean())}, {"p50", quantile(0.5)},     {"p90", quantile(0.9)},
-          {"p99", quantile(0.99)},              {"p99_9", quantile(0.999)}, {"max", micros(static_cast<double>(nanoseconds.max()))}};
+  const auto quantile = [&](double q) {
+    return micros(static_cast<double>(nanoseconds.quantile(q)));
+  };
+  return {{"mean", micros(nanoseconds.mean())},
+          {"p50", quantile(0.5)},
+          {"p90", quantile(0.9)},
+          {"p99", quantile(0.99)},
+          {"p99_9", quantile(0.999)},
+          {"max", micros(static_cast<double>(nanoseconds.max()))}};
 }
 
 ModelStatistics difference(const ModelStatistics& later, const ModelStatistics& earlier) {
   ModelStatistics out = later;
-  for (const auto field : {&ModelStatistics::requests, &ModelStatistics::succeeded, &ModelStatistics::failed,
-                           &ModelStatistics::rejected, &ModelStatistics::expired, &ModelStatistics::cancelled,
-                           &ModelStatistics::items, &ModelStatistics::batches, &ModelStatistics::prepared_batches,
-                           &ModelStatistics::bound_in_place}) {
+  for (const auto field :
+       {&ModelStatistics::requests, &ModelStatistics::succeeded, &ModelStatistics::failed,
+        &ModelStatistics::rejected, &ModelStatistics::expired, &ModelStatistics::cancelled,
+        &ModelStatistics::items, &ModelStatistics::batches, &ModelStatistics::prepared_batches,
+        &ModelStatistics::bound_in_place}) {
     out.*field -= earlier.*field;
   }
   out.device_time -= earlier.device_time;

@@ -1,5 +1,5 @@
-// What the verbs print with: figures as text, tables, bars, colours where they can be seen, a progress
-// line, and JSON.
+// What the verbs print with: figures as text, tables, bars, colours where they can be seen, a
+// progress line, and JSON.
 #pragma once
 
 #include <chrono>
@@ -31,7 +31,8 @@ using Json = nlohmann::ordered_json;
 [[nodiscard]] std::string format_value(double value);
 /// In double quotes, with control characters escaped.
 [[nodiscard]] std::string in_quotes(std::string_view text);
-/// Without control characters (they become '?'), so that a file's content cannot steer the terminal.
+/// Without control characters (they become '?'), so that a file's content cannot steer the
+/// terminal.
 [[nodiscard]] std::string printable(std::string_view text);
 
 /// Whether a stream is a terminal that shows colours: not with NO_COLOR set, nor TERM=dumb.
@@ -43,7 +44,8 @@ enum class Ink : std::uint8_t { plain, bold, dim, green, red, cyan };
 /// `text` in that ink on standard output; unchanged where there are no colours.
 [[nodiscard]] std::string inked(Ink ink, std::string_view text);
 
-/// A horizontal bar for a share of 0 to 1, `width` columns with blanks; in eighths of a column in UTF-8.
+/// A horizontal bar for a share of 0 to 1, `width` columns with blanks; in eighths of a column in
+/// UTF-8.
 [[nodiscard]] std::string bar(double share, int width);
 
 /// Columns that `text` takes: escapes none, a UTF-8 character one.
@@ -67,15 +69,16 @@ class Table {
 
 /// Writes to standard output. What does not arrive is noticed by `main`. Only on the main thread.
 void print(std::string_view text);
-/// Sends what was printed on its way: 0, or the first error of the system (`errno`) since the start.
+/// Sends what was printed on its way: 0, or the first error of the system (`errno`) since the
+/// start.
 [[nodiscard]] int flush_printed();
 /// Writes a document and a newline.
 void print_json(const Json& json);
 /// Writes "millrace: warning: ..." to standard error.
 void warn(std::string_view message);
 
-/// A line on standard error that says how far a loop is, how fast and how long still: only on a terminal,
-/// redrawn at most ten times a second.
+/// A line on standard error that says how far a loop is, how fast and how long still: only on a
+/// terminal, redrawn at most ten times a second.
 class Progress {
  public:
   /// `total` 0: unknown. `unit`: "images", "requests".
@@ -103,6 +106,7 @@ class Progress {
 [[nodiscard]] Json latency_json(const Histogram& nanoseconds);
 
 /// What happened between two snapshots of a model's statistics: counts, phases and batch sizes.
-[[nodiscard]] ModelStatistics difference(const ModelStatistics& later, const ModelStatistics& earlier);
+[[nodiscard]] ModelStatistics difference(const ModelStatistics& later,
+                                         const ModelStatistics& earlier);
 
 }  // namespace millrace::cli

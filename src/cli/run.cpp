@@ -48,7 +48,8 @@ bool has_rows(const TensorView& view, const Answer& answer) {
 // Tells which outputs are scores of classes, and what the best ones of an item are.
 class Scores {
  public:
-  Scores(std::vector<std::string> labels, std::int64_t top) : labels_(std::move(labels)), top_(top) {}
+  Scores(std::vector<std::string> labels, std::int64_t top)
+      : labels_(std::move(labels)), top_(top) {}
 
   [[nodiscard]] const NamedTensor* find(const Answer& answer) const {
     for (const NamedTensor& output : answer.response.outputs) {
@@ -65,7 +66,9 @@ class Scores {
   [[nodiscard]] Json json(const NamedTensor& scores, std::int64_t row) const {
     Json out = Json::array();
     for (const Guess& guess : best(scores, row)) {
-      out.push_back({{"label", label_of(labels_, guess.label)}, {"class", guess.label}, {"score", guess.score}});
+      out.push_back({{"label", label_of(labels_, guess.label)},
+                     {"class", guess.label},
+                     {"score", guess.score}});
     }
     return out;
   }
@@ -73,9 +76,11 @@ class Scores {
     const bool shares = are_probabilities(scores.view);
     std::string out;
     for (const Guess& guess : best(scores, row)) {
-      const std::string score = shares ? padded_left(format_percent(guess.score), 6) : format_value(guess.score);
+      const std::string score =
+          shares ? padded_left(format_percent(guess.score), 6) : format_value(guess.score);
       const std::string label = label_of(labels_, guess.label);
-      out += out.empty() ? inked(Ink::bold, label) + " " + score : "   " + inked(Ink::dim, label + " " + score);
+      out += out.empty() ? inked(Ink::bold, label) + " " + score
+                         : "   " + inked(Ink::dim, label + " " + score);
     }
     return out;
   }
@@ -106,7 +111,8 @@ class Writer {
       collectors_.emplace_back(output.name);
     }
     for (std::int64_t item = 0; item < std::min<std::int64_t>(inputs.items, 10000); ++item) {
-      name_columns_ = std::clamp(columns_of(inputs.item_name(item)), name_columns_, std::size_t{40});
+      name_columns_ =
+          std::clamp(columns_of(inputs.item_name(item)), name_columns_, std::size_t{40});
     }
   }
 
@@ -115,7 +121,9 @@ class Writer {
     if (options_.output.empty()) return {};
     std::error_code error;
     fs::create_directories(options_.output, error);
-    if (error) return Error{ErrorCode::unavailable, "cannot make the folder " + in_quotes(options_.output) + ": " + error.message()};
+    if (error)
+      return Error{ErrorCode::unavailable,
+                   "cannot make the folder " + in_quotes(options_.output) + ": " + error.message()};
     if (options_.format != "jsonl") return {};
     Result<OutputFile> file = OutputFile::create(path("outputs.jsonl"));
     if (!file.ok()) return std::move(file).error();
@@ -132,8 +140,10 @@ class Writer {
       if (!kept.ok()) return kept;
     }
     if (options_.format == "jsonl") return add_lines(answer, progress);
-    if (options_.json) add_results(answer);
-    else add_rows(answer, progress);
+    if (options_.json)
+      add_results(answer);
+    else
+      add_rows(answer, progress);
     return {};
   }
 
@@ -147,19 +157,24 @@ class Writer {
       Result<void> written = write_arrays();
       if (!written.ok()) return written;
     }
-    if (options_.json) print_json(summary(seconds, latency, open));
-    else if (options_.format != "jsonl" || lines_) print(footer(seconds, open));
+    if (options_.json)
+      print_json(summary(seconds, latency, open));
+    else if (options_.format != "jsonl" || lines_)
+      print(footer(seconds, open));
     return {};
   }
 
  private:
-  [[nodiscard]] std::string path(std::string_view name) const { return (fs::path(options_.output) / name).string(); }
+  [[nodiscard]] std::string path(std::string_view name) const {
+    return (fs::path(options_.output) / name).string();
+  }
   [[nodiscard]] bool keeps_arrays() const { return options_.format == "npz"; }
 
   Result<void> add_lines(const Answer& answer, Progress& progress) {
     for (std::int64_t row = 0; row < answer.items; ++row) {
-      const std::string line =
-          line_json(answer, row, inputs_, scores_).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+      const std::string line = line_json(answer, row, inputs_, scores_)
+                                   .dump(-1, ' ', false, Json::error_handler_t::replace) +
+                               "\n";
       if (!lines_) {
         progress.clear();
         print(line);
@@ -178,7 +193,8 @@ class Writer {
       if (!inputs_.pictures && rows_ >= kMostRows) return;
       ++rows_;
       progress.clear();
-      print("  " + padded(printable(inputs_.item_name(answer.first + row)), name_columns_) + "  " + scores_.text(*found, row) + "\n");
+      print("  " + padded(printable(inputs_.item_name(answer.first + row)), name_columns_) + "  " +
+            scores_.text(*found, row) + "\n");
     }
   }
 
@@ -186,7 +202,8 @@ class Writer {
     const NamedTensor* found = scores_.find(answer);
     if (!found) return;
     for (std::int64_t row = 0; row < answer.items; ++row) {
-      results_.push_back({{"item", inputs_.item_name(answer.first + row)}, {"top", scores_.json(*found, row)}});
+      results_.push_back(
+          {{"item", inputs_.item_name(answer.first + row)}, {"top", scores_.json(*found, row)}});
     }
   }
 
@@ -205,7 +222,8 @@ class Writer {
   [[nodiscard]] std::string footer(double seconds, const OpenModel& open) const {
     std::string out;
     if (rows_ > 0 && rows_ < inputs_.items) {
-      out += "  ... and " + format_count(static_cast<std::uint64_t>(inputs_.items - rows_)) + " more (--format jsonl prints all)\n";
+      out += "  ... and " + format_count(static_cast<std::uint64_t>(inputs_.items - rows_)) +
+             " more (--format jsonl prints all)\n";
     }
     if (rows_ > 0) out += "\n";
     Table table({"output", "type", "shape", "min", "mean", "max", "first values"}, {3, 4, 5});
@@ -218,15 +236,18 @@ class Writer {
     }
     out += "  " + format_count(items) + (items == 1 ? " item" : " items") + " in " +
            format_time(std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9))) + " (" +
-           format_rate(static_cast<double>(items) / seconds) + "/s)" + (devices.empty() ? "" : " on " + devices + " by " + open.model.info().backend) + "\n";
+           format_rate(static_cast<double>(items) / seconds) + "/s)" +
+           (devices.empty() ? "" : " on " + devices + " by " + open.model.info().backend) + "\n";
     for (const std::string& file : files_) out += "  written: " + file + "\n";
     return out;
   }
 
-  [[nodiscard]] Json summary(double seconds, const Histogram& latency, const OpenModel& open) const {
+  [[nodiscard]] Json summary(double seconds, const Histogram& latency,
+                             const OpenModel& open) const {
     const ModelInfo& info = open.model.info();
     Json devices = Json::array();
-    for (const ModelInfo::Placement& placement : info.placements) devices.push_back(to_string(placement.device));
+    for (const ModelInfo::Placement& placement : info.placements)
+      devices.push_back(to_string(placement.device));
     Json outputs = Json::array();
     for (const OutputSummary& output : summaries_) outputs.push_back(output.json());
     return {{"model", info.name},
@@ -254,15 +275,19 @@ class Writer {
   std::size_t name_columns_ = 0;
 };
 
-// How many requests are kept in flight: enough that every slot of every lane has a batch and another waits.
+// How many requests are kept in flight: enough that every slot of every lane has a batch and
+// another waits.
 std::size_t window_of(const ModelInfo& info, const Inputs& inputs) {
   std::int64_t slots = 0;
-  for (const ModelInfo::Placement& placement : info.placements) slots += std::int64_t{placement.lanes} * placement.slots;
+  for (const ModelInfo::Placement& placement : info.placements)
+    slots += std::int64_t{placement.lanes} * placement.slots;
   const std::int64_t items = 2 * std::max<std::int64_t>(slots, 1) * info.max_items;
-  return static_cast<std::size_t>(std::clamp<std::int64_t>(items / inputs.items_per_request, 2, 1024));
+  return static_cast<std::size_t>(
+      std::clamp<std::int64_t>(items / inputs.items_per_request, 2, 1024));
 }
 
-Result<void> run_all(const Model& model, const Inputs& inputs, Writer& writer, Progress& progress, Histogram& latency) {
+Result<void> run_all(const Model& model, const Inputs& inputs, Writer& writer, Progress& progress,
+                     Histogram& latency) {
   std::deque<Future> flying;
   const std::size_t window = window_of(model.info(), inputs);
   std::int64_t sent = 0;
@@ -276,12 +301,14 @@ Result<void> run_all(const Model& model, const Inputs& inputs, Writer& writer, P
     flying.pop_front();
     if (!response.ok()) {
       Error error = std::move(response).error();
-      if (inputs.items > 1) error.message = inputs.item_name(taken * inputs.items_per_request) + ": " + error.message;
+      if (inputs.items > 1)
+        error.message = inputs.item_name(taken * inputs.items_per_request) + ": " + error.message;
       return error;
     }
     const std::chrono::nanoseconds time = response->times.completed - response->times.submitted;
     latency.record(static_cast<std::uint64_t>(std::max<std::int64_t>(time.count(), 0)));
-    const Answer answer{taken * inputs.items_per_request, inputs.items_of(taken), std::move(*response)};
+    const Answer answer{taken * inputs.items_per_request, inputs.items_of(taken),
+                        std::move(*response)};
     Result<void> added = writer.add(answer, progress);
     if (!added.ok()) return added;
     progress.update(static_cast<std::uint64_t>(answer.first + answer.items));
@@ -297,9 +324,11 @@ Result<std::vector<std::string>> labels_of(const Options& options, const ModelFi
 
 Result<int> run(Options options) {
   if (options.format.empty()) options.format = options.output.empty() ? "table" : "npz";
-  if (options.format == "npz" && options.output.empty()) throw UsageError("--format npz needs a folder: --output DIR");
+  if (options.format == "npz" && options.output.empty())
+    throw UsageError("--format npz needs a folder: --output DIR");
   if (options.json && options.format == "jsonl" && options.output.empty()) {
-    throw UsageError("--json and --format jsonl both print to standard output; add --output DIR for the lines");
+    throw UsageError(
+        "--json and --format jsonl both print to standard output; add --output DIR for the lines");
   }
   EngineOptions engine;
   if (!options.trace.empty()) {
@@ -319,13 +348,15 @@ Result<int> run(Options options) {
   Histogram latency;
   const TimePoint start = Clock::now();
   {
-    Progress progress("running", static_cast<std::uint64_t>(inputs->items), inputs->pictures ? "images" : "items");
+    Progress progress("running", static_cast<std::uint64_t>(inputs->items),
+                      inputs->pictures ? "images" : "items");
     done = run_all(open->model, *inputs, writer, progress, latency);
   }
   if (!done.ok()) return std::move(done).error();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   done = writer.finish(seconds, latency, *open);
-  if (done.ok() && !options.trace.empty()) done = write_chrome_trace(open->engine.timelines(), options.trace);
+  if (done.ok() && !options.trace.empty())
+    done = write_chrome_trace(open->engine.timelines(), options.trace);
   if (!done.ok()) return std::move(done).error();
   return kFine;
 }
@@ -334,25 +365,33 @@ Result<int> run(Options options) {
 
 void add_run(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("run", "Runs a model over files: arrays, pictures, folders of pictures");
+  CLI::App* verb =
+      app.add_subcommand("run", "Runs a model over files: arrays, pictures, folders of pictures");
   add_model_arguments(*verb, options->model);
   verb->add_option("--input,-i", options->input.inputs,
-                   "name=FILE: .npy, .npz (its arrays named like inputs), .png, .jpg, or a folder of pictures")
+                   "name=FILE: .npy, .npz (its arrays named like inputs), .png, .jpg, or a folder "
+                   "of pictures")
       ->required()
       ->type_name("NAME=FILE")
       ->take_all();
-  verb->add_option("--output,-o", options->output, "Write the outputs into this folder")->type_name("DIR");
+  verb->add_option("--output,-o", options->output, "Write the outputs into this folder")
+      ->type_name("DIR");
   verb->add_option("--format", options->format, "table, jsonl, or npz (default with --output)")
       ->check(CLI::IsMember({"table", "npz", "jsonl"}))
       ->type_name("FORMAT");
   verb->add_option("--top", options->top, "Show this many best classes of outputs [N,C]")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}))
       ->type_name("K");
-  verb->add_option("--labels", options->labels, "Names of the classes, one a line (default: the configuration's)")->type_name("FILE");
-  verb->add_option("--preprocess", options->input.preprocess, "How pictures become inputs: resize=8x8,channels=gray,scale=1/255,...")
+  verb->add_option("--labels", options->labels,
+                   "Names of the classes, one a line (default: the configuration's)")
+      ->type_name("FILE");
+  verb->add_option("--preprocess", options->input.preprocess,
+                   "How pictures become inputs: resize=8x8,channels=gray,scale=1/255,...")
       ->type_name("TEXT");
   add_lane_arguments(*verb, options->model);
-  verb->add_option("--trace", options->trace, "Write every batch's timeline for Perfetto or chrome://tracing")->type_name("FILE");
+  verb->add_option("--trace", options->trace,
+                   "Write every batch's timeline for Perfetto or chrome://tracing")
+      ->type_name("FILE");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->callback([options, &context] { context.action = [options] { return run(*options); }; });
 }

@@ -17,7 +17,8 @@ Error wrong(std::string message) { return {ErrorCode::invalid_argument, std::mov
 
 std::string names_of(const std::vector<TensorInfo>& tensors) {
   std::string names;
-  for (const TensorInfo& tensor : tensors) names += (names.empty() ? "" : ", ") + in_quotes(tensor.name);
+  for (const TensorInfo& tensor : tensors)
+    names += (names.empty() ? "" : ", ") + in_quotes(tensor.name);
   return names;
 }
 
@@ -31,11 +32,15 @@ const TensorInfo* find_input(const ModelInfo& model, std::string_view name) {
 class ArraySource final : public InputSource {
  public:
   ArraySource(const TensorInfo& info, Tensor tensor, std::string origin)
-      : name_(info.name), batched_(info.batch_axis == 0), tensor_(std::move(tensor)), origin_(std::move(origin)) {}
+      : name_(info.name),
+        batched_(info.batch_axis == 0),
+        tensor_(std::move(tensor)),
+        origin_(std::move(origin)) {}
 
   std::int64_t items() const override { return batched_ ? tensor_.shape()[0] : 0; }
   Result<NamedTensor> take(std::int64_t first, std::int64_t count) const override {
-    return NamedTensor{name_, batched_ ? slice(tensor_.view(), first, count) : tensor_.view(), tensor_.lease()};
+    return NamedTensor{name_, batched_ ? slice(tensor_.view(), first, count) : tensor_.view(),
+                       tensor_.lease()};
   }
   std::string item_name(std::int64_t) const override { return {}; }
   std::string origin() const override { return origin_; }
@@ -49,12 +54,14 @@ class ArraySource final : public InputSource {
 
 class PictureSource final : public InputSource {
  public:
-  PictureSource(const TensorInfo& info, PreprocessPlan plan, std::vector<std::string> files, std::string origin)
+  PictureSource(const TensorInfo& info, PreprocessPlan plan, std::vector<std::string> files,
+                std::string origin)
       : name_(info.name), plan_(plan), files_(std::move(files)), origin_(std::move(origin)) {}
 
   std::int64_t items() const override { return static_cast<std::int64_t>(files_.size()); }
   Result<NamedTensor> take(std::int64_t first, std::int64_t) const override {
-    Result<Image> image = read_image(files_[static_cast<std::size_t>(first)], plan_.channel_count());
+    Result<Image> image =
+        read_image(files_[static_cast<std::size_t>(first)], plan_.channel_count());
     if (!image.ok()) return std::move(image).error();
     Result<Tensor> tensor = preprocess_image(*image, plan_);
     if (!tensor.ok()) return std::move(tensor).error();
@@ -72,12 +79,14 @@ class PictureSource final : public InputSource {
   std::string origin_;
 };
 
-Result<void> check_array(const TensorInfo& info, const TensorView& view, const std::string& origin) {
+Result<void> check_array(const TensorInfo& info, const TensorView& view,
+                         const std::string& origin) {
   Shape pattern = info.shape;
   if (info.batch_axis == 0) pattern[0] = kDynamic;
   if (view.type == info.type && matches(view.shape, pattern)) return {};
-  return wrong("input " + in_quotes(info.name) + ": expected " + to_string(pattern) + " " + std::string(to_string(info.type)) +
-               ", got " + to_string(view.shape) + " " + std::string(to_string(view.type)) + " from " + origin +
+  return wrong("input " + in_quotes(info.name) + ": expected " + to_string(pattern) + " " +
+               std::string(to_string(info.type)) + ", got " + to_string(view.shape) + " " +
+               std::string(to_string(view.type)) + " from " + origin +
                "; see \"millrace inspect\"");
 }
 
@@ -89,8 +98,12 @@ Result<std::vector<std::string>> pictures_of(const std::string& path) {
   for (fs::directory_iterator at(path, error), end; !error && at != end; at.increment(error)) {
     if (is_image_name(at->path().filename().string())) files.push_back(at->path().string());
   }
-  if (error) return Error{ErrorCode::unavailable, "cannot read the folder " + in_quotes(path) + ": " + error.message()};
-  if (files.empty()) return wrong("the folder " + in_quotes(path) + " holds no picture: expected .png, .jpg or .jpeg files");
+  if (error)
+    return Error{ErrorCode::unavailable,
+                 "cannot read the folder " + in_quotes(path) + ": " + error.message()};
+  if (files.empty())
+    return wrong("the folder " + in_quotes(path) +
+                 " holds no picture: expected .png, .jpg or .jpeg files");
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -98,7 +111,8 @@ Result<std::vector<std::string>> pictures_of(const std::string& path) {
 // Opens arguments one by one into sources, at most one for each input.
 class Opener {
  public:
-  Opener(const InputArguments& arguments, const ModelInfo& model, const std::map<std::string, ImagePreprocess>& configured)
+  Opener(const InputArguments& arguments, const ModelInfo& model,
+         const std::map<std::string, ImagePreprocess>& configured)
       : arguments_(arguments), model_(model), configured_(configured) {}
 
   Result<Inputs> open() {
@@ -110,8 +124,8 @@ class Opener {
     for (const TensorInfo& input : model_.inputs) {
       const auto found = sources_.find(input.name);
       if (found == sources_.end()) {
-        return wrong("the model's input " + in_quotes(input.name) + " is missing; its inputs are " + names_of(model_.inputs) +
-                     "; give each as --input name=FILE");
+        return wrong("the model's input " + in_quotes(input.name) + " is missing; its inputs are " +
+                     names_of(model_.inputs) + "; give each as --input name=FILE");
       }
       inputs.sources.push_back(std::move(found->second));
     }
@@ -128,17 +142,20 @@ class Opener {
     const TensorInfo* input = equals == std::string::npos ? nullptr : find_input(model_, name);
     std::error_code ignored;
     if (!input && equals != std::string::npos && !fs::exists(argument, ignored)) {
-      return wrong("the model has no input " + in_quotes(name) + "; its inputs are " + names_of(model_.inputs));
+      return wrong("the model has no input " + in_quotes(name) + "; its inputs are " +
+                   names_of(model_.inputs));
     }
     const std::string path = input ? argument.substr(equals + 1) : argument;
     if (path.empty()) throw UsageError("--input: expected name=FILE, got \"" + argument + "\"");
     if (!fs::exists(path, ignored)) {
-      return Error{ErrorCode::not_found, "cannot read " + in_quotes(path) + ": there is no such file or folder"};
+      return Error{ErrorCode::not_found,
+                   "cannot read " + in_quotes(path) + ": there is no such file or folder"};
     }
     if (fs::path(path).extension() == ".npz") return open_archive(input, path);
     if (!input) {
       if (model_.inputs.size() != 1) {
-        throw UsageError("--input: expected name=FILE, since the model has the inputs " + names_of(model_.inputs) + "; got \"" + argument + "\"");
+        throw UsageError("--input: expected name=FILE, since the model has the inputs " +
+                         names_of(model_.inputs) + "; got \"" + argument + "\"");
       }
       input = &model_.inputs[0];
     }
@@ -148,7 +165,8 @@ class Opener {
       if (!tensor.ok()) return std::move(tensor).error();
       return add_array(*input, std::move(*tensor), path);
     }
-    return wrong("cannot tell what " + in_quotes(path) + " is: expected a name that ends in .npy, .npz, .png, .jpg or .jpeg, or a folder");
+    return wrong("cannot tell what " + in_quotes(path) +
+                 " is: expected a name that ends in .npy, .npz, .png, .jpg or .jpeg, or a folder");
   }
 
   // One array of an archive for the input named, or all that are called like inputs.
@@ -168,13 +186,16 @@ class Opener {
       if (!added.ok()) return added;
     }
     if (used > 0) return {};
-    return wrong(path + ": expected an array named " + (input ? in_quotes(input->name) : "like an input (" + names_of(model_.inputs) + ")") +
-                 ", got " + (names.empty() ? "none" : names));
+    return wrong(
+        path + ": expected an array named " +
+        (input ? in_quotes(input->name) : "like an input (" + names_of(model_.inputs) + ")") +
+        ", got " + (names.empty() ? "none" : names));
   }
 
   Result<void> open_pictures(const TensorInfo& input, const std::string& path) {
     ImagePreprocess stated;
-    if (const auto found = configured_.find(input.name); found != configured_.end()) stated = found->second;
+    if (const auto found = configured_.find(input.name); found != configured_.end())
+      stated = found->second;
     if (!arguments_.preprocess.empty()) {
       Result<ImagePreprocess> merged = parse_preprocess_text(arguments_.preprocess, stated);
       if (!merged.ok()) throw UsageError("--" + merged.error().message);
@@ -191,7 +212,8 @@ class Opener {
   Result<void> add_array(const TensorInfo& input, Tensor tensor, const std::string& path) {
     Result<void> checked = check_array(input, tensor.view(), path);
     if (!checked.ok()) return checked;
-    if (input.batch_axis == 0 && tensor.shape()[0] == 0) return wrong("input " + in_quotes(input.name) + ": " + path + " holds no items");
+    if (input.batch_axis == 0 && tensor.shape()[0] == 0)
+      return wrong("input " + in_quotes(input.name) + ": " + path + " holds no items");
     return add(input, std::make_unique<ArraySource>(input, std::move(tensor), path));
   }
 
@@ -206,12 +228,14 @@ class Opener {
       if (source->items() == 0) continue;
       if (!first) first = source.get();
       if (source->items() != first->items()) {
-        return wrong("the inputs disagree: " + first->origin() + " has " + std::to_string(first->items()) + " items, " +
-                     source->origin() + " has " + std::to_string(source->items()));
+        return wrong("the inputs disagree: " + first->origin() + " has " +
+                     std::to_string(first->items()) + " items, " + source->origin() + " has " +
+                     std::to_string(source->items()));
       }
     }
     inputs.items = first ? first->items() : 1;
-    inputs.items_per_request = inputs.pictures || !first ? 1 : std::min(inputs.items, model_.max_items);
+    inputs.items_per_request =
+        inputs.pictures || !first ? 1 : std::min(inputs.items, model_.max_items);
     return {};
   }
 

@@ -34,23 +34,26 @@ struct Inputs {
   std::int64_t items_per_request = 1;
   bool pictures = false;
 
-  [[nodiscard]] std::int64_t requests() const { return (items + items_per_request - 1) / items_per_request; }
+  [[nodiscard]] std::int64_t requests() const {
+    return (items + items_per_request - 1) / items_per_request;
+  }
   [[nodiscard]] std::int64_t items_of(std::int64_t request) const;
   [[nodiscard]] Result<Request> request(std::int64_t index) const;
   [[nodiscard]] std::string item_name(std::int64_t item) const;
 };
 
-/// What the user gave: "name=FILE" or, where only one input can be meant, "FILE"; preprocessing that goes
-/// on top of the configuration's.
+/// What the user gave: "name=FILE" or, where only one input can be meant, "FILE"; preprocessing
+/// that goes on top of the configuration's.
 struct InputArguments {
   std::vector<std::string> inputs;
   std::string preprocess;
 };
 
-/// Opens everything named. Arrays are checked against the model's inputs here, since they are cut into
-/// requests; pictures are looked at when their turn comes. Errors: invalid_argument for a name that is not
-/// an input, one that comes twice or is missing, a wrong type, rank or dimension, inputs that disagree
-/// about the number of items; those of reading. Throws UsageError when an argument cannot be read.
+/// Opens everything named. Arrays are checked against the model's inputs here, since they are cut
+/// into requests; pictures are looked at when their turn comes. Errors: invalid_argument for a name
+/// that is not an input, one that comes twice or is missing, a wrong type, rank or dimension,
+/// inputs that disagree about the number of items; those of reading. Throws UsageError when an
+/// argument cannot be read.
 [[nodiscard]] Result<Inputs> open_inputs(const InputArguments& arguments, const ModelInfo& model,
                                          const std::map<std::string, ImagePreprocess>& configured);
 

@@ -10,7 +10,8 @@ namespace millrace::cli {
 namespace {
 
 std::string_view string_at(const TensorView& view, std::int64_t i) {
-  return {static_cast<const char*>(view.data) + view.offsets[i], static_cast<std::size_t>(view.offsets[i + 1] - view.offsets[i])};
+  return {static_cast<const char*>(view.data) + view.offsets[i],
+          static_cast<std::size_t>(view.offsets[i + 1] - view.offsets[i])};
 }
 
 std::int64_t count_of(const TensorView& view) {
@@ -20,17 +21,23 @@ std::int64_t count_of(const TensorView& view) {
 
 Json element_json(const TensorView& view, std::int64_t i) {
   switch (view.type) {
-    case DataType::bytes: return std::string(string_at(view, i));
-    case DataType::boolean: return element_value(view, i) != 0;
-    case DataType::uint64: return static_cast<const std::uint64_t*>(view.data)[i];
-    case DataType::int64: return static_cast<const std::int64_t*>(view.data)[i];
+    case DataType::bytes:
+      return std::string(string_at(view, i));
+    case DataType::boolean:
+      return element_value(view, i) != 0;
+    case DataType::uint64:
+      return static_cast<const std::uint64_t*>(view.data)[i];
+    case DataType::int64:
+      return static_cast<const std::int64_t*>(view.data)[i];
     case DataType::uint8:
     case DataType::uint16:
     case DataType::uint32:
     case DataType::int8:
     case DataType::int16:
-    case DataType::int32: return static_cast<std::int64_t>(element_value(view, i));
-    default: return element_value(view, i);
+    case DataType::int32:
+      return static_cast<std::int64_t>(element_value(view, i));
+    default:
+      return element_value(view, i);
   }
 }
 
@@ -64,8 +71,10 @@ void OutputSummary::add(const TensorView& view) {
   constexpr std::size_t kShown = 4;
   for (std::int64_t i = 0; i < count; ++i) {
     const bool text = view.type == DataType::bytes;
-    const double value = text ? static_cast<double>(string_at(view, i).size()) : element_value(view, i);
-    if (first_.size() < kShown) first_.push_back(text ? in_quotes(string_at(view, i).substr(0, 24)) : format_value(value));
+    const double value =
+        text ? static_cast<double>(string_at(view, i).size()) : element_value(view, i);
+    if (first_.size() < kShown)
+      first_.push_back(text ? in_quotes(string_at(view, i).substr(0, 24)) : format_value(value));
     if (std::isnan(value)) {
       ++no_numbers_;
       continue;
@@ -80,12 +89,16 @@ void OutputSummary::add(const TensorView& view) {
 std::string OutputSummary::shape_text() const {
   if (rows_ == 0 && item_shape_.rank() == 0 && elements_ > 0) return "[]";
   std::string text = "[" + std::to_string(rows_);
-  for (const std::int64_t size : item_shape_) text += "," + (size == kDynamic ? std::string("?") : std::to_string(size));
+  for (const std::int64_t size : item_shape_)
+    text += "," + (size == kDynamic ? std::string("?") : std::to_string(size));
   return text + "]";
 }
 
 Json OutputSummary::json() const {
-  Json out = {{"name", name_}, {"type", to_string(type_)}, {"shape", shape_text()}, {"elements", elements_ + no_numbers_}};
+  Json out = {{"name", name_},
+              {"type", to_string(type_)},
+              {"shape", shape_text()},
+              {"elements", elements_ + no_numbers_}};
   if (type_ == DataType::bytes || elements_ == 0) return out;
   out["min"] = lowest_;
   out["mean"] = sum_ / static_cast<double>(elements_);
@@ -100,9 +113,16 @@ std::vector<std::string> OutputSummary::row() const {
   if (elements_ + no_numbers_ > first_.size()) first += " ...";
   if (no_numbers_ > 0) first += " (" + format_count(no_numbers_) + " are no numbers)";
   const bool figures = type_ != DataType::bytes && elements_ > 0;
-  const auto figure = [&](double value) { return figures ? format_value(value) : std::string("-"); };
-  return {printable(name_), std::string(to_string(type_)), shape_text(), figure(lowest_),
-          figure(figures ? sum_ / static_cast<double>(elements_) : 0), figure(highest_), first};
+  const auto figure = [&](double value) {
+    return figures ? format_value(value) : std::string("-");
+  };
+  return {printable(name_),
+          std::string(to_string(type_)),
+          shape_text(),
+          figure(lowest_),
+          figure(figures ? sum_ / static_cast<double>(elements_) : 0),
+          figure(highest_),
+          first};
 }
 
 Result<void> OutputCollector::add(const TensorView& view) {
@@ -127,11 +147,11 @@ Result<void> OutputCollector::add(const TensorView& view) {
 bool OutputCollector::alike() const {
   const Shape& shape = parts_.front().shape();
   return shape.rank() > 0 && std::all_of(parts_.begin(), parts_.end(), [&](const Tensor& part) {
-    Shape same_rows = part.shape();
-    if (same_rows.rank() == 0) return false;
-    same_rows[0] = shape[0];
-    return same_rows == shape && part.type() == parts_.front().type();
-  });
+           Shape same_rows = part.shape();
+           if (same_rows.rank() == 0) return false;
+           same_rows[0] = shape[0];
+           return same_rows == shape && part.type() == parts_.front().type();
+         });
 }
 
 Result<NamedTensor> OutputCollector::joined() const {

@@ -1,4 +1,5 @@
-// What "millrace run" does with the answers: rows as they come, arrays for a file, a summary at the end.
+// What "millrace run" does with the answers: rows as they come, arrays for a file, a summary at the
+// end.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +30,8 @@ class OutputSummary {
 
   std::string name_;
   DataType type_;
-  Shape item_shape_;         // of what was added, kDynamic where it differed
-  std::int64_t rows_ = 0;    // along the first dimension
+  Shape item_shape_;       // of what was added, kDynamic where it differed
+  std::int64_t rows_ = 0;  // along the first dimension
   std::uint64_t answers_ = 0;
   std::uint64_t elements_ = 0;
   std::uint64_t no_numbers_ = 0;
@@ -40,8 +41,8 @@ class OutputSummary {
   std::vector<std::string> first_;
 };
 
-/// Collects one output over all answers, to be written as one array, or as one for each answer where the
-/// answers differ in more than their number of rows.
+/// Collects one output over all answers, to be written as one array, or as one for each answer
+/// where the answers differ in more than their number of rows.
 class OutputCollector {
  public:
   explicit OutputCollector(std::string name) : name_(std::move(name)) {}

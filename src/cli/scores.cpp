@@ -12,7 +12,8 @@ namespace millrace::cli {
 std::vector<Guess> best_guesses(const TensorView& view, std::int64_t item, std::int64_t count) {
   const std::int64_t classes = view.shape[1];
   std::vector<Guess> guesses;
-  for (std::int64_t c = 0; c < classes; ++c) guesses.push_back({c, element_value(view, item * classes + c)});
+  for (std::int64_t c = 0; c < classes; ++c)
+    guesses.push_back({c, element_value(view, item * classes + c)});
   const auto better = [](const Guess& a, const Guess& b) {
     const double lowest = -std::numeric_limits<double>::infinity();
     const double x = std::isnan(a.score) ? lowest : a.score;
@@ -26,7 +27,8 @@ std::vector<Guess> best_guesses(const TensorView& view, std::int64_t item, std::
 }
 
 bool may_be_scores(DataType type, const Shape& shape) noexcept {
-  const bool floating = type == DataType::fp16 || type == DataType::bf16 || type == DataType::fp32 || type == DataType::fp64;
+  const bool floating = type == DataType::fp16 || type == DataType::bf16 ||
+                        type == DataType::fp32 || type == DataType::fp64;
   return floating && shape.rank() == 2 && shape[1] >= 2;
 }
 

@@ -14,14 +14,16 @@ struct Guess {
   double score = 0;
 };
 
-/// The `count` classes with the highest scores of item `item`, best first; of equal ones the lower number
-/// first, and what is no number last. `view`: [N,C] numbers in contiguous host memory.
-[[nodiscard]] std::vector<Guess> best_guesses(const TensorView& view, std::int64_t item, std::int64_t count);
+/// The `count` classes with the highest scores of item `item`, best first; of equal ones the lower
+/// number first, and what is no number last. `view`: [N,C] numbers in contiguous host memory.
+[[nodiscard]] std::vector<Guess> best_guesses(const TensorView& view, std::int64_t item,
+                                              std::int64_t count);
 
 /// Whether a tensor is [N,C] of a floating-point type with at least two classes.
 [[nodiscard]] bool may_be_scores(DataType type, const Shape& shape) noexcept;
 
-/// Whether the scores of each item are shares: within 0 and 1, with a sum of 1 (to one in a hundred).
+/// Whether the scores of each item are shares: within 0 and 1, with a sum of 1 (to one in a
+/// hundred).
 [[nodiscard]] bool are_probabilities(const TensorView& view) noexcept;
 
 /// The name of a class: its label, or its number where there are none.

@@ -7,7 +7,8 @@
 
 namespace millrace::cli {
 
-/// One line, or one colour of bars: a value for each place on the x axis; what is not finite is left out.
+/// One line, or one colour of bars: a value for each place on the x axis; what is not finite is
+/// left out.
 struct PlotSeries {
   std::string label;
   std::vector<double> values;
@@ -27,7 +28,8 @@ struct PlotPanel {
 /// A document with the panels side by side. Text is escaped; control characters become '?'.
 [[nodiscard]] std::string svg_plot(std::string_view title, const std::vector<PlotPanel>& panels);
 
-/// The smallest of 1, 2, 2.5 and 5 times a power of ten that cuts [0, top] into at most `most` steps.
+/// The smallest of 1, 2, 2.5 and 5 times a power of ten that cuts [0, top] into at most `most`
+/// steps.
 [[nodiscard]] double tick_step(double top, int most) noexcept;
 
 }  // namespace millrace::cli

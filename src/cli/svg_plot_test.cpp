@@ -9,12 +9,15 @@ namespace {
 
 int count_of(std::string_view needle, std::string_view text) {
   int count = 0;
-  for (std::size_t at = text.find(needle); at != std::string_view::npos; at = text.find(needle, at + 1)) ++count;
+  for (std::size_t at = text.find(needle); at != std::string_view::npos;
+       at = text.find(needle, at + 1))
+    ++count;
   return count;
 }
 
 PlotPanel panel(PlotPanel::Form form) {
-  return {"Throughput", "batch", "items/s", form, {"1", "8", "32"}, {{"1 lane", {10, 40, 90}}, {"2 lanes", {20, 80, 170}}}};
+  return {"Throughput", "batch",          "items/s",
+          form,         {"1", "8", "32"}, {{"1 lane", {10, 40, 90}}, {"2 lanes", {20, 80, 170}}}};
 }
 
 TEST(TickStep, IsRoundAndCutsTheAxisIntoFewSteps) {
@@ -30,7 +33,8 @@ TEST(TickStep, IsRoundAndCutsTheAxisIntoFewSteps) {
 TEST(SvgPlot, HasABarForEachValueAndALabelForEachAxis) {
   const std::string svg = svg_plot("digits", {panel(PlotPanel::Form::bars)});
   EXPECT_EQ(count_of("</rect>", svg), 6);
-  for (const char* text : {">digits<", ">Throughput<", ">batch<", ">items/s<", ">32<", ">2 lanes<"}) {
+  for (const char* text :
+       {">digits<", ">Throughput<", ">batch<", ">items/s<", ">32<", ">2 lanes<"}) {
     EXPECT_NE(svg.find(text), std::string::npos) << text;
   }
 }

@@ -1,4 +1,5 @@
-// The verbs of the command line: one file each, which adds its options to the program and says what to do.
+// The verbs of the command line: one file each, which adds its options to the program and says what
+// to do.
 #pragma once
 
 #include <functional>
@@ -14,12 +15,12 @@ inline constexpr int kFine = 0;
 inline constexpr int kFailed = 1;
 inline constexpr int kWrongUsage = 2;
 
-/// What `main` and the verbs share. A verb's parse callback sets `action`; `main` calls it once the whole
-/// command line is known to be good. It returns an exit code, or an error, which is printed as
-/// "millrace: error: MESSAGE" and makes the exit code 1.
+/// What `main` and the verbs share. A verb's parse callback sets `action`; `main` calls it once the
+/// whole command line is known to be good. It returns an exit code, or an error, which is printed
+/// as "millrace: error: MESSAGE" and makes the exit code 1.
 ///
-/// What is wrong with the command line itself is thrown as `CLI::ValidationError` while parsing, or from
-/// the action as `UsageError`: either ends with exit code 2.
+/// What is wrong with the command line itself is thrown as `CLI::ValidationError` while parsing, or
+/// from the action as `UsageError`: either ends with exit code 2.
 struct Context {
   std::function<Result<int>()> action;
 };

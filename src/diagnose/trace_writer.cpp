@@ -17,9 +17,11 @@ namespace {
 
 using nlohmann::json;
 
-// A phase of a batch, as a span of a track. Device phases that were not sampled are one span, `device`.
+// A phase of a batch, as a span of a track. Device phases that were not sampled are one span,
+// `device`.
 enum class Row : int { queue, stage, device, copy_in, compute, copy_out, complete };
-constexpr std::string_view kRowNames[] = {"queue", "stage", "on the device", "copy in", "compute", "copy out", "complete"};
+constexpr std::string_view kRowNames[] = {"queue",   "stage",    "on the device", "copy in",
+                                          "compute", "copy out", "complete"};
 
 struct Span {
   Row row = Row::queue;
@@ -32,7 +34,8 @@ struct TrackKey {
   int process = 0;
   int lane = 0;
   Row row = Row::queue;
-  int copy = 0;  // spans of one phase may overlap (batches wait side by side): each then has its own track
+  int copy =
+      0;  // spans of one phase may overlap (batches wait side by side): each then has its own track
   friend auto operator<=>(const TrackKey&, const TrackKey&) = default;
 };
 
@@ -54,7 +57,8 @@ void add_spans(const BatchTimeline& batch, std::vector<Span>& out) {
 }
 
 double micros(Duration time) {
-  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()) / 1000;
+  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()) /
+         1000;
 }
 
 // Gives every span a track on which it overlaps no other.
@@ -76,7 +80,8 @@ class Tracks {
   // Known once all spans are placed: tracks in the order in which they are to be shown.
   [[nodiscard]] std::map<TrackKey, int> numbers() const {
     std::map<TrackKey, int> numbers;
-    for (const auto& [key, unused] : busy_until_) numbers.emplace(key, static_cast<int>(numbers.size()) + 1);
+    for (const auto& [key, unused] : busy_until_)
+      numbers.emplace(key, static_cast<int>(numbers.size()) + 1);
     return numbers;
   }
 
@@ -112,7 +117,11 @@ json span_event(const Span& span, TimePoint origin, int process, int track) {
                 {"dur", micros(span.end - span.begin)},
                 {"pid", process},
                 {"tid", track},
-                {"args", {{"batch", batch.batch}, {"items", batch.items}, {"requests", batch.requests}, {"slot", batch.slot}}}};
+                {"args",
+                 {{"batch", batch.batch},
+                  {"items", batch.items},
+                  {"requests", batch.requests},
+                  {"slot", batch.slot}}}};
   if (batch.failed) event["args"]["failed"] = true;
   return event;
 }
@@ -137,7 +146,8 @@ class EventWriter {
 Result<void> write_chrome_trace(std::span<const BatchTimeline> timelines, const std::string& path) {
   std::vector<Span> spans;
   for (const BatchTimeline& batch : timelines) add_spans(batch, spans);
-  std::stable_sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::stable_sort(spans.begin(), spans.end(),
+                   [](const Span& a, const Span& b) { return a.begin < b.begin; });
   Tracks tracks;
   std::vector<TrackKey> places;
   for (const Span& span : spans) places.push_back(tracks.place(span));
@@ -146,7 +156,8 @@ Result<void> write_chrome_trace(std::span<const BatchTimeline> timelines, const 
   MILLRACE_ASSIGN(AtomicFile file, AtomicFile::create(path));
   EventWriter events(file);
   for (std::size_t i = 0; i < tracks.processes().size(); ++i) {
-    MILLRACE_TRY(events.write(name_event("process_name", static_cast<int>(i) + 1, 0, to_string(tracks.processes()[i]))));
+    MILLRACE_TRY(events.write(
+        name_event("process_name", static_cast<int>(i) + 1, 0, to_string(tracks.processes()[i]))));
   }
   for (const auto& [key, number] : numbers) {
     MILLRACE_TRY(events.write(name_event("thread_name", key.process, number, track_name(key))));
@@ -155,7 +166,8 @@ Result<void> write_chrome_trace(std::span<const BatchTimeline> timelines, const 
     MILLRACE_TRY(events.write(order));
   }
   for (std::size_t i = 0; i < spans.size(); ++i) {
-    MILLRACE_TRY(events.write(span_event(spans[i], spans.front().begin, places[i].process, numbers.at(places[i]))));
+    MILLRACE_TRY(events.write(
+        span_event(spans[i], spans.front().begin, places[i].process, numbers.at(places[i]))));
   }
   MILLRACE_TRY(events.finish());
   return file.commit();

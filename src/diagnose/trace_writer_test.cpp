@@ -19,7 +19,8 @@ class Trace : public testing::Test {
   void TearDown() override { std::filesystem::remove(path_); }
 
   // A batch whose phases take 10, 20, 30, 40, 50 and 60 us from `start` on.
-  static BatchTimeline batch(std::uint64_t number, int start_us, bool sampled, DeviceId device = DeviceId::host(0), int lane = 0) {
+  static BatchTimeline batch(std::uint64_t number, int start_us, bool sampled,
+                             DeviceId device = DeviceId::host(0), int lane = 0) {
     const TimePoint start = TimePoint{} + std::chrono::hours(1) + microseconds(start_us);
     BatchTimeline out;
     out.model = "digits";
@@ -57,7 +58,8 @@ class Trace : public testing::Test {
     std::map<std::pair<int, int>, std::string> out;
     for (const json& event : events) {
       if (event["ph"] == "M" && event["name"] == "thread_name") {
-        out[{event["pid"].get<int>(), event["tid"].get<int>()}] = event["args"]["name"].get<std::string>();
+        out[{event["pid"].get<int>(), event["tid"].get<int>()}] =
+            event["args"]["name"].get<std::string>();
       }
     }
     return out;
@@ -77,7 +79,7 @@ TEST_F(Trace, ShowsEveryPhaseOfASampledBatch) {
     EXPECT_EQ(span["args"]["requests"], 4);
   }
   const std::map<std::string, std::pair<double, double>> expected = {
-      {"queue", {0, 10}},   {"stage", {10, 20}},     {"copy in", {30, 30}},
+      {"queue", {0, 10}},    {"stage", {10, 20}},     {"copy in", {30, 30}},
       {"compute", {60, 40}}, {"copy out", {100, 50}}, {"complete", {150, 60}}};
   EXPECT_EQ(found, expected);
 }
@@ -92,12 +94,14 @@ TEST_F(Trace, ShowsTheDevicesPartAsOneWhenNotSampled) {
 }
 
 TEST_F(Trace, HasAProcessPerDeviceAndATrackPerLaneAndPhase) {
-  const std::vector<BatchTimeline> all = {batch(1, 0, true), batch(2, 1000, true, DeviceId::host(0), 1),
+  const std::vector<BatchTimeline> all = {batch(1, 0, true),
+                                          batch(2, 1000, true, DeviceId::host(0), 1),
                                           batch(3, 2000, true, DeviceId::cuda(3), 0)};
   const json events = written(all);
   std::map<int, std::string> processes;
   for (const json& event : events) {
-    if (event["name"] == "process_name") processes[event["pid"].get<int>()] = event["args"]["name"].get<std::string>();
+    if (event["name"] == "process_name")
+      processes[event["pid"].get<int>()] = event["args"]["name"].get<std::string>();
   }
   EXPECT_EQ(processes, (std::map<int, std::string>{{1, "host:0"}, {2, "cuda:3"}}));
   const auto names = tracks(events);
@@ -111,7 +115,9 @@ TEST_F(Trace, HasAProcessPerDeviceAndATrackPerLaneAndPhase) {
 
 TEST_F(Trace, SpansOfATrackFollowOneAnother) {
   std::vector<BatchTimeline> all;
-  for (int i = 0; i < 20; ++i) all.push_back(batch(static_cast<std::uint64_t>(i), (i * 37) % 200, i % 3 == 0));  // overlapping, in no order
+  for (int i = 0; i < 20; ++i)
+    all.push_back(batch(static_cast<std::uint64_t>(i), (i * 37) % 200,
+                        i % 3 == 0));  // overlapping, in no order
   const json events = written(all);
   std::map<std::pair<int, int>, double> ends;
   double before = 0;

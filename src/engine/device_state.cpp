@@ -220,6 +220,10 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   lane.in_flight.pop_front();
   lane.last_progress = now_;
   lane.terminating = false;
+  lane.idle_from = now_;
+  for (const BatchSlot* behind : lane.in_flight) lane.idle_from += behind->estimate;
+  // Before the answers: who is answered may submit again at once, and must find the lane free.
+  publish_load(plan);
   if (slot.given_up) {
     slot.given_up = false;
     slot.requests.clear();
@@ -233,10 +237,7 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   }
   for (Lease& lease : slot.input_leases) lease.reset();
   for (Lease& lease : slot.output_leases) lease.reset();
-  lane.idle_from = now_;
-  for (const BatchSlot* behind : lane.in_flight) lane.idle_from += behind->estimate;
   if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
-  publish_load(plan);
 }
 
 void DeviceState::account(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
@@ -346,6 +347,8 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
     record(Phase::copy_out, copied_out - computed, weight);
     record(Phase::complete, ended - copied_out, weight);
   }
+  // Before the answers: who has them all finds all timelines.
+  if (timelines_.on()) trace(plan, slot, count, error.has_value(), ended);
   std::int64_t first_item = 0;
   for (RequestState* request : slot.requests) {
     const std::int64_t items = request->items;
@@ -363,7 +366,6 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
   }
   slot.requests.clear();
   delivery_.flush(model.delivery_key());
-  if (timelines_.on()) trace(plan, slot, count, error.has_value(), ended);
   if (error && error->scope == Scope::process) {
     log_error(error->message, "; the process should be restarted");
   }
@@ -597,7 +599,7 @@ bool DeviceState::launch_from(PlanState& plan) {
 }
 
 void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
-  slot.number = batches_++;
+  slot.number = timelines_.next_number();
   // Host events cost next to nothing; on a GPU each is a node in the stream.
   slot.sampled = device_->id().kind == DeviceKind::host || timelines_.on() ||
                  (options_.sample_every > 0 &&
@@ -608,6 +610,10 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
   slot.lane_was_idle = lane.in_flight.empty();
   ++slot.expected;
   if (slot.lane_was_idle) lane.last_progress = now;
+  const Duration hang_timeout = plan.model->config().hang_timeout;
+  if (hang_timeout > Duration::zero()) {
+    look_again_ = std::min(look_again_, lane.last_progress + hang_timeout);
+  }
   lane.idle_from = std::max(lane.idle_from, now) + slot.estimate;
   lane.last_used = now;
   lane.in_flight.push_back(&slot);
@@ -678,7 +684,10 @@ bool DeviceState::something_to_do(TimePoint until) const {
   if (has_commands_.load(std::memory_order_seq_cst)) return true;
   for (const PlanState* plan : plans_) {
     ModelQueue& queue = plan->model->queue();
-    if (queue.items() >= plan->wake_at_items.load(std::memory_order_relaxed)) return true;
+    const std::int64_t items = queue.items();
+    const std::int64_t wake_at = plan->wake_at_items.load(std::memory_order_relaxed);
+    if (items >= wake_at) return true;
+    if (queue.full() && items != plan->items_seen && wake_at != INT64_MAX) return true;
     if (queue.next_deadline() < until) return true;
   }
   return false;

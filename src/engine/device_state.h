@@ -19,11 +19,14 @@
 
 namespace millrace {
 
-/// The latest timelines of an engine.
+/// The latest timelines of an engine, and the numbers of its batches.
 class TimelineRing {
  public:
   explicit TimelineRing(std::size_t capacity) : capacity_(capacity) {}
   [[nodiscard]] bool on() const noexcept { return capacity_ > 0; }
+  [[nodiscard]] std::uint64_t next_number() noexcept {
+    return numbers_.fetch_add(1, std::memory_order_relaxed);
+  }
   void add(BatchTimeline timeline);
   [[nodiscard]] std::vector<BatchTimeline> copy() const;
 
@@ -32,6 +35,7 @@ class TimelineRing {
   mutable std::mutex mutex_;
   std::vector<BatchTimeline> ring_;
   std::size_t next_ = 0;
+  std::atomic<std::uint64_t> numbers_{0};
 };
 
 /// Driving a device means to complete what has finished, to form batches and to enqueue them. One thread does it at a
@@ -128,7 +132,6 @@ class DeviceState {
   std::vector<PlanState*> plans_;
   std::vector<std::unique_ptr<PlanState>> hung_;  // unloaded, kept for their streams
   int in_flight_ = 0;
-  std::uint64_t batches_ = 0;
   double virtual_clock_ = 0;
   TimePoint now_;
   TimePoint look_again_;  // the earliest time at which a decision asked to be made again

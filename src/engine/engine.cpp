@@ -47,7 +47,9 @@ Result<void> check(const EngineOptions& options) {
   MILLRACE_TRY(check_range("callback_threads", options.callback_threads, 1, 1024));
   MILLRACE_TRY(check_range("max_batches_in_flight", options.max_batches_in_flight, 0, 1 << 20));
   MILLRACE_TRY(check_range("sample_every", options.sample_every, 0, 1 << 30));
-  return check_range("cpu_threads", options.cpu_threads, 0, 4096);
+  MILLRACE_TRY(check_range("cpu_threads", options.cpu_threads, 0, 4096));
+  if (options.shutdown_timeout >= Duration::zero()) return {};
+  return Error{ErrorCode::invalid_argument, "shutdown_timeout is negative"};
 }
 
 Result<void> check(const ModelConfig& config) {

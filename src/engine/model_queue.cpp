@@ -30,7 +30,7 @@ std::size_t ModelQueue::location_of(DeviceId device) const noexcept {
 
 Result<void> ModelQueue::admit(const RequestState& request) const {
   if (closed_) return *closed_;
-  if (requests() >= limits_.max_requests) {
+  if (full()) {
     return Error{ErrorCode::queue_full,
                  "the queue of model \"" + model_ + "\" holds " +
                      std::to_string(limits_.max_requests) +
@@ -155,7 +155,7 @@ BatchDecision ModelQueue::offer_next_shape(const PullQuery& query) {
   }
 
   snapshot.waiting = waiting_;
-  snapshot.nothing_will_come = closed_.has_value() || requests() >= limits_.max_requests;
+  snapshot.nothing_will_come = closed_.has_value() || full();
   snapshot.lane_idle_from = query.lane_idle_from;
   snapshot.lead = query.lead;
   snapshot.batch_time = query.batch_time;

@@ -74,6 +74,8 @@ class ModelQueue {
   [[nodiscard]] std::size_t requests() const noexcept {
     return requests_.load(std::memory_order_relaxed);
   }
+  /// No request more is let in: what waits need not wait for another.
+  [[nodiscard]] bool full() const noexcept { return requests() >= limits_.max_requests; }
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_.load(std::memory_order_relaxed); }
   [[nodiscard]] TimePoint next_deadline() const noexcept {
     return TimePoint(Duration(next_deadline_.load(std::memory_order_relaxed)));

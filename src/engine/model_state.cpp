@@ -122,7 +122,10 @@ Result<void> ModelState::validate_inputs(Request& request, RequestState& state) 
     }
     NamedTensor& input = request.inputs[i];
     TensorView& view = input.view;
-    MILLRACE_TRY(millrace::validate(view, input.name));
+    if (!millrace::validate(view, input.name)) {  // again, for the words
+      MILLRACE_TRY(millrace::validate(
+          view, concat("model \"", config_.name, "\", input \"", input.name, '"')));
+    }
     if (view.type != info.type || view.shape.rank() != info.shape.rank()) {
       return bad_input(config_.name, info, view);
     }
@@ -197,7 +200,10 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
                           why...)};
     };
     if (info->type == DataType::bytes) return refuse("BYTES outputs cannot go into a target");
-    MILLRACE_TRY(millrace::validate(target, wanted.name));
+    if (!millrace::validate(target, wanted.name)) {
+      MILLRACE_TRY(millrace::validate(
+          target, concat("model \"", config_.name, "\", target of output \"", wanted.name, '"')));
+    }
     if (target.type != info->type) {
       return refuse("expected ", to_string(info->type), ", got ", to_string(target.type));
     }
@@ -285,7 +291,7 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
 }
 
 void ModelState::wake_a_driver(const RequestState& state) {
-  const std::int64_t items = queue_.items();
+  const std::int64_t items = queue_.full() ? INT64_MAX - 1 : queue_.items();
   const auto wake_if_wanted = [items](PlanState& plan) {
     if (items < plan.wake_at_items.load(std::memory_order_seq_cst)) return false;
     if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX) return false;

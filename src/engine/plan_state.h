@@ -35,7 +35,7 @@ class BatchSlot {
   // The batch. Filled by the driver before staging.
   std::vector<RequestState*> requests;  // emptied when they are answered
   std::int64_t items = 0;
-  std::uint64_t number = 0;  // counts per device
+  std::uint64_t number = 0;  // counts per engine
   bool sampled = false;
   bool lane_was_idle = false;
   TimePoint submitted;  // of the oldest

@@ -12,7 +12,9 @@ namespace {
 template <class T>
 T load(const TensorView& view, std::int64_t i) noexcept {
   T value;
-  std::memcpy(&value, static_cast<const char*>(view.data) + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
+  std::memcpy(&value,
+              static_cast<const char*>(view.data) + i * static_cast<std::int64_t>(sizeof(T)),
+              sizeof(T));
   return value;
 }
 
@@ -69,12 +71,15 @@ std::uint16_t fp16_bits(float value) noexcept {
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   if (magnitude > 0x7F800000U) return static_cast<std::uint16_t>(sign | 0x7E00U);
   if (magnitude >= 0x47800000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // 2^16 and more
-  if (magnitude >= 0x38800000U) {  // normal: the exponent's bias falls by 112; a carry may reach infinity
+  if (magnitude >=
+      0x38800000U) {  // normal: the exponent's bias falls by 112; a carry may reach infinity
     return static_cast<std::uint16_t>(sign | round_shift(magnitude - (112U << 23), 13));
   }
-  if (magnitude < 0x33000000U) return static_cast<std::uint16_t>(sign);  // less than half the smallest
+  if (magnitude < 0x33000000U)
+    return static_cast<std::uint16_t>(sign);  // less than half the smallest
   const std::uint32_t fraction = (magnitude & 0x7FFFFFU) | 0x800000U;
-  return static_cast<std::uint16_t>(sign | round_shift(fraction, 126 - static_cast<int>(magnitude >> 23)));
+  return static_cast<std::uint16_t>(sign |
+                                    round_shift(fraction, 126 - static_cast<int>(magnitude >> 23)));
 }
 
 std::uint16_t bf16_bits(float value) noexcept {
@@ -85,22 +90,38 @@ std::uint16_t bf16_bits(float value) noexcept {
 
 double element_value(const TensorView& view, std::int64_t i) noexcept {
   switch (view.type) {
-    case DataType::boolean: return load<std::uint8_t>(view, i) != 0 ? 1 : 0;
-    case DataType::uint8: return load<std::uint8_t>(view, i);
-    case DataType::uint16: return load<std::uint16_t>(view, i);
-    case DataType::uint32: return load<std::uint32_t>(view, i);
-    case DataType::uint64: return static_cast<double>(load<std::uint64_t>(view, i));
-    case DataType::int8: return load<std::int8_t>(view, i);
-    case DataType::int16: return load<std::int16_t>(view, i);
-    case DataType::int32: return load<std::int32_t>(view, i);
-    case DataType::int64: return static_cast<double>(load<std::int64_t>(view, i));
-    case DataType::fp16: return static_cast<double>(fp16_value(load<std::uint16_t>(view, i)));
-    case DataType::bf16: return static_cast<double>(bf16_value(load<std::uint16_t>(view, i)));
-    case DataType::fp32: return static_cast<double>(load<float>(view, i));
-    case DataType::fp64: return load<double>(view, i);
-    case DataType::fp8_e4m3: return static_cast<double>(fp8_e4m3_value(load<std::uint8_t>(view, i)));
-    case DataType::fp8_e5m2: return static_cast<double>(fp8_e5m2_value(load<std::uint8_t>(view, i)));
-    case DataType::bytes: break;
+    case DataType::boolean:
+      return load<std::uint8_t>(view, i) != 0 ? 1 : 0;
+    case DataType::uint8:
+      return load<std::uint8_t>(view, i);
+    case DataType::uint16:
+      return load<std::uint16_t>(view, i);
+    case DataType::uint32:
+      return load<std::uint32_t>(view, i);
+    case DataType::uint64:
+      return static_cast<double>(load<std::uint64_t>(view, i));
+    case DataType::int8:
+      return load<std::int8_t>(view, i);
+    case DataType::int16:
+      return load<std::int16_t>(view, i);
+    case DataType::int32:
+      return load<std::int32_t>(view, i);
+    case DataType::int64:
+      return static_cast<double>(load<std::int64_t>(view, i));
+    case DataType::fp16:
+      return static_cast<double>(fp16_value(load<std::uint16_t>(view, i)));
+    case DataType::bf16:
+      return static_cast<double>(bf16_value(load<std::uint16_t>(view, i)));
+    case DataType::fp32:
+      return static_cast<double>(load<float>(view, i));
+    case DataType::fp64:
+      return load<double>(view, i);
+    case DataType::fp8_e4m3:
+      return static_cast<double>(fp8_e4m3_value(load<std::uint8_t>(view, i)));
+    case DataType::fp8_e5m2:
+      return static_cast<double>(fp8_e5m2_value(load<std::uint8_t>(view, i)));
+    case DataType::bytes:
+      break;
   }
   assert(false && "BYTES elements are no numbers");
   return 0;

@@ -7,7 +7,8 @@
 
 namespace millrace {
 
-/// The value of IEEE binary16 / bfloat16 / OCP 8-bit bits; exact. What is no number stays no number.
+/// The value of IEEE binary16 / bfloat16 / OCP 8-bit bits; exact. What is no number stays no
+/// number.
 [[nodiscard]] float fp16_value(std::uint16_t bits) noexcept;
 [[nodiscard]] float bf16_value(std::uint16_t bits) noexcept;
 [[nodiscard]] float fp8_e4m3_value(std::uint8_t bits) noexcept;

@@ -32,13 +32,13 @@ TEST(Elements, Fp16RoundTripsAllBits) {
 }
 
 TEST(Elements, Fp16RoundsToNearestEven) {
-  EXPECT_EQ(fp16_bits(1.0F + std::ldexp(1.0F, -11)), 0x3C00);                          // a tie, to even
-  EXPECT_EQ(fp16_bits(1.0F + 3 * std::ldexp(1.0F, -11)), 0x3C02);                      // a tie, to even
+  EXPECT_EQ(fp16_bits(1.0F + std::ldexp(1.0F, -11)), 0x3C00);      // a tie, to even
+  EXPECT_EQ(fp16_bits(1.0F + 3 * std::ldexp(1.0F, -11)), 0x3C02);  // a tie, to even
   EXPECT_EQ(fp16_bits(std::nextafter(1.0F + std::ldexp(1.0F, -11), 2.0F)), 0x3C01);
   EXPECT_EQ(fp16_bits(65519.0F), 0x7BFF);
   EXPECT_EQ(fp16_bits(65520.0F), 0x7C00);
   EXPECT_EQ(fp16_bits(1e30F), 0x7C00);
-  EXPECT_EQ(fp16_bits(std::ldexp(1.0F, -25)), 0x0000);                                 // a tie, to even
+  EXPECT_EQ(fp16_bits(std::ldexp(1.0F, -25)), 0x0000);  // a tie, to even
   EXPECT_EQ(fp16_bits(std::nextafter(std::ldexp(1.0F, -25), 1.0F)), 0x0001);
   EXPECT_EQ(fp16_bits(-kInfinity), 0xFC00);
   EXPECT_TRUE(std::isnan(fp16_value(fp16_bits(std::nanf("")))));

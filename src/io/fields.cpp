@@ -53,7 +53,9 @@ std::string nearest_name(std::string_view name, std::span<const std::string_view
 
 std::string unknown_field(std::string_view name, std::span<const std::string_view> known) {
   const std::string nearest = nearest_name(name, known);
-  if (!nearest.empty()) return concat("unknown field ", millrace::quoted(name), "; did you mean ", millrace::quoted(nearest), "?");
+  if (!nearest.empty())
+    return concat("unknown field ", millrace::quoted(name), "; did you mean ",
+                  millrace::quoted(nearest), "?");
   return concat("unknown field ", millrace::quoted(name), "; known are ", join(known, ", "));
 }
 
@@ -65,23 +67,28 @@ Result<json> parse_json(std::string_view text, std::string_view where) {
     deep = deep || depth > kDeepest;
     if (event == json::parse_event_t::object_start) names.emplace_back();
     if (event == json::parse_event_t::object_end) names.pop_back();
-    if (event == json::parse_event_t::key && !names.back().insert(value.get<std::string>()).second) {
+    if (event == json::parse_event_t::key &&
+        !names.back().insert(value.get<std::string>()).second) {
       twice = value.get<std::string>();
     }
     return !deep;
   };
   try {
     json value = json::parse(text, watch);
-    if (deep) return Error{ErrorCode::invalid_argument, concat(where, ": expected at most ", kDeepest, " levels of nesting")};
+    if (deep)
+      return Error{ErrorCode::invalid_argument,
+                   concat(where, ": expected at most ", kDeepest, " levels of nesting")};
     if (twice.empty()) return value;
-    return Error{ErrorCode::invalid_argument, concat(where, ": the field ", millrace::quoted(twice), " comes twice")};
+    return Error{ErrorCode::invalid_argument,
+                 concat(where, ": the field ", millrace::quoted(twice), " comes twice")};
   } catch (const json::parse_error& error) {
     const std::string_view before = text.substr(0, std::min(error.byte, text.size()));
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');
     std::string_view what = error.what();
     const std::size_t colon = what.find("syntax error");
     if (colon != std::string_view::npos) what.remove_prefix(colon);
-    return Error{ErrorCode::invalid_argument, concat(where, ": expected JSON; line ", line, ": ", what)};
+    return Error{ErrorCode::invalid_argument,
+                 concat(where, ": expected JSON; line ", line, ": ", what)};
   } catch (const json::exception& error) {  // a number out of every range
     return Error{ErrorCode::invalid_argument, concat(where, ": expected JSON: ", error.what())};
   }
@@ -97,7 +104,8 @@ std::string shown(const json& value) {
 Fields::Fields(const json& value, std::string where, std::span<const std::string_view> known)
     : value_(value), where_(std::move(where)) {
   if (!value.is_object()) {
-    fail(Error{ErrorCode::invalid_argument, concat(where_, ": expected an object {...}, got ", shown(value))});
+    fail(Error{ErrorCode::invalid_argument,
+               concat(where_, ": expected an object {...}, got ", shown(value))});
     return;
   }
   for (const auto& [name, unused] : value.items()) {
@@ -122,13 +130,15 @@ void Fields::fail(Error error) {
 }
 
 void Fields::fail(std::string_view name, std::string_view expected, const json& found) {
-  fail(Error{ErrorCode::invalid_argument, concat(where(name), ": expected ", expected, ", got ", shown(found))});
+  fail(Error{ErrorCode::invalid_argument,
+             concat(where(name), ": expected ", expected, ", got ", shown(found))});
 }
 
 void Fields::text(std::string_view name, std::string& out) {
   const json* value = find(name);
   if (!value) return;
-  if (!value->is_string() || value->get_ref<const std::string&>().empty()) return fail(name, "a text", *value);
+  if (!value->is_string() || value->get_ref<const std::string&>().empty())
+    return fail(name, "a text", *value);
   out = value->get<std::string>();
 }
 
@@ -142,7 +152,8 @@ void Fields::flag(std::string_view name, bool& out) {
 void Fields::number(std::string_view name, double& out, double low, double high) {
   const json* value = find(name);
   if (!value) return;
-  const bool good = value->is_number() && value->get<double>() >= low && value->get<double>() <= high;
+  const bool good =
+      value->is_number() && value->get<double>() >= low && value->get<double>() <= high;
   if (!good) return fail(name, concat("a number from ", low, " to ", high), *value);
   out = value->get<double>();
 }
@@ -179,7 +190,8 @@ bool Fields::whole(std::string_view name, std::int64_t& out, std::int64_t low, s
   if (!value) return false;
   const bool small = value->is_number_integer() &&
                      (!value->is_number_unsigned() ||
-                      value->get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+                      value->get<std::uint64_t>() <=
+                          static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
   if (!small || value->get<std::int64_t>() < low || value->get<std::int64_t>() > high) {
     fail(name, concat("a whole number from ", low, " to ", high), *value);
     return false;

@@ -1,5 +1,5 @@
-// Reading JSON objects strictly: every field is known, of the right type and in range, or refused with
-// what was expected, what was found and where.
+// Reading JSON objects strictly: every field is known, of the right type and in range, or refused
+// with what was expected, what was found and where.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,19 @@
 namespace millrace {
 
 /// The known name that is most like `name`; empty when none is alike.
-[[nodiscard]] std::string nearest_name(std::string_view name, std::span<const std::string_view> known);
+[[nodiscard]] std::string nearest_name(std::string_view name,
+                                       std::span<const std::string_view> known);
 
 /// "unknown field "lane"; did you mean "lanes"?", else with the list of those known.
-[[nodiscard]] std::string unknown_field(std::string_view name, std::span<const std::string_view> known);
+[[nodiscard]] std::string unknown_field(std::string_view name,
+                                        std::span<const std::string_view> known);
 
-/// Parses one JSON document; a field that comes twice in an object is an error. Errors: invalid_argument,
-/// beginning with `where`.
+/// Parses one JSON document; a field that comes twice in an object is an error. Errors:
+/// invalid_argument, beginning with `where`.
 [[nodiscard]] Result<nlohmann::json> parse_json(std::string_view text, std::string_view where);
 
-/// Reads the fields of an object one after the other. The first error stays, and what is read after it
-/// does nothing; `finish` returns it. Absent fields leave their targets as they are.
+/// Reads the fields of an object one after the other. The first error stays, and what is read after
+/// it does nothing; `finish` returns it. Absent fields leave their targets as they are.
 class Fields {
  public:
   /// `where` is the path to the object, as in: models/a.json: batching. `value` must outlive this.

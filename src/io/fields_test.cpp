@@ -21,25 +21,31 @@ TEST(NearestName, FindsTypingErrors) {
 
 TEST(UnknownField, NamesTheNearestOrAll) {
   EXPECT_EQ(unknown_field("lane", kKnown), "unknown field \"lane\"; did you mean \"lanes\"?");
-  EXPECT_EQ(unknown_field("colour", kKnown), "unknown field \"colour\"; known are lanes, slots, max_delay, weight");
+  EXPECT_EQ(unknown_field("colour", kKnown),
+            "unknown field \"colour\"; known are lanes, slots, max_delay, weight");
 }
 
 TEST(ParseJson, SaysWhere) {
   const Result<nlohmann::json> result = parse_json("{\n  \"a\": 1,\n  b\n}", "x.json");
   ASSERT_FALSE(result.ok());
-  EXPECT_EQ(result.error().message.find("x.json: expected JSON; line 3: syntax error"), 0U) << result.error().message;
+  EXPECT_EQ(result.error().message.find("x.json: expected JSON; line 3: syntax error"), 0U)
+      << result.error().message;
 }
 
 TEST(ParseJson, RefusesAFieldThatComesTwice) {
-  EXPECT_EQ(parse_json(R"({"a": {"b": 1, "b": 2}})", "x").error().message, "x: the field \"b\" comes twice");
+  EXPECT_EQ(parse_json(R"({"a": {"b": 1, "b": 2}})", "x").error().message,
+            "x: the field \"b\" comes twice");
   EXPECT_TRUE(parse_json(R"({"a": {"b": 1}, "b": [{"b": 2}, {"b": 3}]})", "x").ok());
 }
 
 TEST(ParseJson, LimitsNesting) {
-  const auto nested = [](std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  const auto nested = [](std::size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
   EXPECT_TRUE(parse_json(nested(60), "x").ok());
   for (const std::size_t depth : {std::size_t{100}, std::size_t{100000}}) {
-    EXPECT_EQ(parse_json(nested(depth), "x").error().message, "x: expected at most 64 levels of nesting");
+    EXPECT_EQ(parse_json(nested(depth), "x").error().message,
+              "x: expected at most 64 levels of nesting");
     EXPECT_FALSE(parse_json(std::string(depth, '['), "x").ok());
     EXPECT_FALSE(parse_json("{\"a\": " + nested(depth) + ", \"a\": {\"b\": 1}}", "x").ok());
   }
@@ -52,13 +58,15 @@ TEST(Fields, KeepsTheFirstError) {
   int slots = 7;
   fields.integer("lanes", lanes, 1, 10);
   fields.integer("slots", slots, 1, 10);
-  EXPECT_EQ(fields.finish().error().message, "x: lanes: expected a whole number from 1 to 10, got -1");
+  EXPECT_EQ(fields.finish().error().message,
+            "x: lanes: expected a whole number from 1 to 10, got -1");
   EXPECT_EQ(lanes, 7);
   EXPECT_EQ(slots, 7);
 }
 
 TEST(Fields, RefusesNumbersThatAreNoWholeOnes) {
-  for (const char* text : {"1.0", "true", "\"1\"", "18446744073709551615", "-9223372036854775808", "null"}) {
+  for (const char* text :
+       {"1.0", "true", "\"1\"", "18446744073709551615", "-9223372036854775808", "null"}) {
     const nlohmann::json value = {{"lanes", nlohmann::json::parse(text)}};
     Fields fields(value, "x", kKnown);
     int lanes = 0;

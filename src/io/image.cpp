@@ -48,7 +48,8 @@ Result<Image> decode_image(std::string_view bytes, int channels, std::string_vie
                  concat("cannot read image ", quoted(source), ": expected a PNG or JPEG file, got ",
                         bytes.size(), " bytes that cannot be decoded (", why, ")")};
   };
-  if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) return bad("too large");
+  if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+    return bad("too large");
   const auto* data = reinterpret_cast<const stbi_uc*>(bytes.data());
   const int size = static_cast<int>(bytes.size());
   Image image;
@@ -57,19 +58,21 @@ Result<Image> decode_image(std::string_view bytes, int channels, std::string_vie
     return bad(bytes.empty() ? "empty" : reason());
   }
   if (std::int64_t{image.width} * image.height > kMostPixels) {
-    return Error{ErrorCode::unsupported, concat("cannot read image ", quoted(source), ": it has ", image.width, " x ",
-                                                image.height, " pixels, more than ", kMostPixels)};
+    return Error{ErrorCode::unsupported,
+                 concat("cannot read image ", quoted(source), ": it has ", image.width, " x ",
+                        image.height, " pixels, more than ", kMostPixels)};
   }
   const std::unique_ptr<stbi_uc, FreePixels> pixels(
       stbi_load_from_memory(data, size, &image.width, &image.height, &found, channels));
   if (!pixels) return bad(reason());
   image.channels = channels;
-  const auto count = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.height) *
-                     static_cast<std::size_t>(channels);
+  const auto count = static_cast<std::size_t>(image.width) *
+                     static_cast<std::size_t>(image.height) * static_cast<std::size_t>(channels);
   try {
     image.pixels.assign(pixels.get(), pixels.get() + count);
   } catch (const std::bad_alloc&) {
-    return Error{ErrorCode::out_of_memory, concat("cannot read image ", quoted(source), ": no memory for ", format_bytes(count))};
+    return Error{ErrorCode::out_of_memory, concat("cannot read image ", quoted(source),
+                                                  ": no memory for ", format_bytes(count))};
   }
   return image;
 }
@@ -82,7 +85,9 @@ Result<Image> read_image(const std::string& path, int channels) {
 bool is_image_name(std::string_view name) noexcept {
   constexpr std::array<std::string_view, 3> kEndings = {".png", ".jpg", ".jpeg"};
   for (const std::string_view ending : kEndings) {
-    if (name.size() > ending.size() && equal_ignoring_case(name.substr(name.size() - ending.size()), ending)) return true;
+    if (name.size() > ending.size() &&
+        equal_ignoring_case(name.substr(name.size() - ending.size()), ending))
+      return true;
   }
   return false;
 }

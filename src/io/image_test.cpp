@@ -24,7 +24,8 @@ namespace millrace {
 namespace {
 
 void append(void* out, void* data, int size) {
-  static_cast<std::string*>(out)->append(static_cast<const char*>(data), static_cast<std::size_t>(size));
+  static_cast<std::string*>(out)->append(static_cast<const char*>(data),
+                                         static_cast<std::size_t>(size));
 }
 
 std::string png(int width, int height, int channels, const std::vector<std::uint8_t>& pixels) {
@@ -45,7 +46,8 @@ std::string refusal(std::string_view bytes) {
 }
 
 TEST(Image, DecodesPngExactly) {
-  const std::vector<std::uint8_t> pixels = {255, 0, 0, 0, 255, 0, 0, 0, 255, 10, 20, 30, 1, 2, 3, 200, 100, 50};
+  const std::vector<std::uint8_t> pixels = {255, 0,  0,  0, 255, 0, 0,   0,   255,
+                                            10,  20, 30, 1, 2,   3, 200, 100, 50};
   const Result<Image> image = decode_image(png(3, 2, 3, pixels), 3, "x.png");
   ASSERT_TRUE(image.ok()) << image.error().message;
   EXPECT_EQ(image->width, 3);
@@ -82,16 +84,21 @@ TEST(Image, DecodesJpegNearly) {
 TEST(Image, ReadsTheDigits) {
   const Result<Image> image = read_image(MILLRACE_SOURCE_DIR "/examples/digits/images/1_11.png", 1);
   ASSERT_TRUE(image.ok()) << image.error().message;
-  const Result<std::vector<NamedArray>> arrays = read_npz(MILLRACE_SOURCE_DIR "/examples/digits/held_out.npz");
+  const Result<std::vector<NamedArray>> arrays =
+      read_npz(MILLRACE_SOURCE_DIR "/examples/digits/held_out.npz");
   ASSERT_TRUE(arrays.ok());
-  const float* first = (*arrays)[0].view.as<const float>();  // row 11 of the data is the first held out
+  const float* first =
+      (*arrays)[0].view.as<const float>();  // row 11 of the data is the first held out
   ASSERT_EQ(image->pixels.size(), 64U);
-  for (std::size_t i = 0; i < 64; ++i) EXPECT_EQ(image->pixels[i], std::lround(first[i] * 255 / 16));
+  for (std::size_t i = 0; i < 64; ++i)
+    EXPECT_EQ(image->pixels[i], std::lround(first[i] * 255 / 16));
 }
 
 TEST(Image, RefusesWhatIsNoPicture) {
   EXPECT_NE(refusal("").find("(empty)"), std::string::npos);
-  EXPECT_EQ(refusal("GIF89a").find("cannot read image \"x.png\": expected a PNG or JPEG file, got 6 bytes"), 0U);
+  EXPECT_EQ(refusal("GIF89a").find(
+                "cannot read image \"x.png\": expected a PNG or JPEG file, got 6 bytes"),
+            0U);
 }
 
 TEST(Image, RefusesATruncatedPicture) {

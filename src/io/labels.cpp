@@ -20,7 +20,8 @@ Result<std::vector<std::string>> parse_labels(std::string_view text, std::string
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
   }
   if (labels.empty()) {
-    return Error{ErrorCode::invalid_argument, concat(source, ": expected one label a line, got none")};
+    return Error{ErrorCode::invalid_argument,
+                 concat(source, ": expected one label a line, got none")};
   }
   return labels;
 }

@@ -32,7 +32,8 @@ struct Header {
   std::optional<std::vector<std::int64_t>> shape;
 };
 
-// Reads the Python dictionary of a header: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+// Reads the Python dictionary of a header: {'descr': '<f4', 'fortran_order': False, 'shape': (2,
+// 3), }
 class HeaderParser {
  public:
   HeaderParser(std::string_view text, std::string_view source) : text_(text), source_(source) {}
@@ -61,8 +62,9 @@ class HeaderParser {
   Result<void> value_of(const std::string& key, Header& header) {
     if (key == "descr") {
       if (peek() == '[') {
-        return Error{ErrorCode::unsupported,
-                     concat(source_, ": structured arrays are not supported; save the fields one by one")};
+        return Error{
+            ErrorCode::unsupported,
+            concat(source_, ": structured arrays are not supported; save the fields one by one")};
       }
       MILLRACE_ASSIGN(header.descr, text_value());
     } else if (key == "fortran_order") {
@@ -87,7 +89,8 @@ class HeaderParser {
 
   Result<bool> bool_value() {
     skip_blanks();
-    for (const auto& [word, value] : {std::pair{std::string_view("True"), true}, {"False", false}}) {
+    for (const auto& [word, value] :
+         {std::pair{std::string_view("True"), true}, {"False", false}}) {
       if (text_.substr(at_, word.size()) != word) continue;
       at_ += word.size();
       return value;
@@ -103,7 +106,8 @@ class HeaderParser {
       std::int64_t value = 0;
       const char* begin = text_.data() + at_;
       const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
-      if (error != std::errc{} || value < 0) return fail("a size of at least 0 that fits in 63 bits");
+      if (error != std::errc{} || value < 0)
+        return fail("a size of at least 0 that fits in 63 bits");
       at_ += static_cast<std::size_t>(end - begin);
       values.push_back(value);
       if (at_ < text_.size() && text_[at_] == 'L') ++at_;  // as Python 2 wrote long numbers
@@ -116,7 +120,8 @@ class HeaderParser {
   }
 
   void skip_blanks() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t'))
+      ++at_;
   }
   char peek() {
     skip_blanks();
@@ -211,7 +216,8 @@ void swap_units(char* data, std::size_t bytes, std::size_t unit) {
   for (std::size_t i = 0; i + unit <= bytes; i += unit) std::reverse(data + i, data + i + unit);
 }
 
-// The data as little-endian, C-ordered bytes; `owned` holds them when they are not those of the file.
+// The data as little-endian, C-ordered bytes; `owned` holds them when they are not those of the
+// file.
 std::string_view in_order(std::string_view data, const Element& element, const Shape& shape,
                           bool fortran_order, std::string& owned) {
   const bool reorder = fortran_order && shape.rank() > 1 && !data.empty();
@@ -268,14 +274,16 @@ Result<Tensor> strings_of(std::string_view data, const Element& element, const S
   MILLRACE_ASSIGN(const std::int64_t count, element_count(shape));
   std::vector<std::string> texts;
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::string_view raw = data.substr(static_cast<std::size_t>(i) * element.bytes, element.bytes);
+    const std::string_view raw =
+        data.substr(static_cast<std::size_t>(i) * element.bytes, element.bytes);
     MILLRACE_ASSIGN(texts.emplace_back(), text_of(raw, element, source));
   }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   return Tensor::of_strings(views, shape);
 }
 
-Result<std::size_t> data_bytes(const Element& element, const Shape& shape, std::string_view source) {
+Result<std::size_t> data_bytes(const Element& element, const Shape& shape,
+                               std::string_view source) {
   Result<std::int64_t> count = element_count(shape);
   if (!count.ok()) return bad_file(source, count.error().message);
   // Texts of no width take no room in the file but some here.
@@ -285,7 +293,8 @@ Result<std::size_t> data_bytes(const Element& element, const Shape& shape, std::
   }
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(static_cast<std::size_t>(*count), element.bytes, &bytes)) {
-    return bad_file(source, concat("shape ", shape, " of ", element.bytes, "-byte elements is too large"));
+    return bad_file(source,
+                    concat("shape ", shape, " of ", element.bytes, "-byte elements is too large"));
   }
   return bytes;
 }
@@ -300,19 +309,26 @@ Result<Split> split(std::string_view bytes, std::string_view source) {
     return bad_file(source, concat("expected it to begin with \"\\x93NUMPY\", got ",
                                    quoted(bytes.substr(0, kMagic.size()))));
   }
-  const auto byte_at = [&](std::size_t i) -> std::size_t { return static_cast<unsigned char>(bytes[i]); };
-  const auto cut_short = [&] { return bad_file(source, concat("it ends after ", bytes.size(), " bytes, within its header")); };
+  const auto byte_at = [&](std::size_t i) -> std::size_t {
+    return static_cast<unsigned char>(bytes[i]);
+  };
+  const auto cut_short = [&] {
+    return bad_file(source, concat("it ends after ", bytes.size(), " bytes, within its header"));
+  };
   if (bytes.size() < kMagic.size() + 2) return cut_short();
   const std::size_t version = byte_at(kMagic.size());
   if (version < 1 || version > 3) {
-    return Error{ErrorCode::unsupported, concat(source, ": expected .npy format version 1, 2 or 3, got ", version)};
+    return Error{ErrorCode::unsupported,
+                 concat(source, ": expected .npy format version 1, 2 or 3, got ", version)};
   }
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   const std::size_t start = kMagic.size() + 2 + length_bytes;
   if (bytes.size() < start) return cut_short();
   std::size_t length = 0;
-  for (std::size_t i = 0; i < length_bytes; ++i) length |= byte_at(kMagic.size() + 2 + i) << (8 * i);
-  if (length > kMaxHeaderBytes) return bad_file(source, concat("its header is said to have ", length, " bytes"));
+  for (std::size_t i = 0; i < length_bytes; ++i)
+    length |= byte_at(kMagic.size() + 2 + i) << (8 * i);
+  if (length > kMaxHeaderBytes)
+    return bad_file(source, concat("its header is said to have ", length, " bytes"));
   if (bytes.size() - start < length) return cut_short();
   return Split{bytes.substr(start, length), bytes.substr(start + length)};
 }
@@ -327,8 +343,8 @@ Result<Tensor> parse_npy(std::string_view bytes, std::string_view source) {
   if (!shape.ok()) return Error{shape.error().code, concat(source, ": ", shape.error().message)};
   MILLRACE_ASSIGN(const std::size_t expected, data_bytes(element, *shape, source));
   if (parts.data.size() != expected) {
-    return bad_file(source, concat("expected ", expected, " bytes of data for shape ", *shape, " of ",
-                                   *header.descr, ", got ", parts.data.size()));
+    return bad_file(source, concat("expected ", expected, " bytes of data for shape ", *shape,
+                                   " of ", *header.descr, ", got ", parts.data.size()));
   }
   std::string owned;
   const std::string_view data = in_order(parts.data, element, *shape, *header.fortran_order, owned);
@@ -352,18 +368,30 @@ namespace {
 
 std::string descr_of(DataType type) {
   switch (type) {
-    case DataType::boolean: return "|b1";
-    case DataType::uint8: return "|u1";
-    case DataType::int8: return "|i1";
-    case DataType::uint16: return "<u2";
-    case DataType::uint32: return "<u4";
-    case DataType::uint64: return "<u8";
-    case DataType::int16: return "<i2";
-    case DataType::int32: return "<i4";
-    case DataType::int64: return "<i8";
-    case DataType::fp16: return "<f2";
-    case DataType::fp64: return "<f8";
-    default: return "<f4";
+    case DataType::boolean:
+      return "|b1";
+    case DataType::uint8:
+      return "|u1";
+    case DataType::int8:
+      return "|i1";
+    case DataType::uint16:
+      return "<u2";
+    case DataType::uint32:
+      return "<u4";
+    case DataType::uint64:
+      return "<u8";
+    case DataType::int16:
+      return "<i2";
+    case DataType::int32:
+      return "<i4";
+    case DataType::int64:
+      return "<i8";
+    case DataType::fp16:
+      return "<f2";
+    case DataType::fp64:
+      return "<f8";
+    default:
+      return "<f4";
   }
 }
 
@@ -390,17 +418,22 @@ Result<void> strings_npy(const TensorView& view, std::int64_t count, NpyParts& p
     const std::size_t size = view.offsets[i + 1] - view.offsets[i];
     width = std::max(width, size);
     if (size > 0 && block[view.offsets[i + 1] - 1] == '\0') {
-      return Error{ErrorCode::unsupported, concat("element ", i, " ends in a zero byte, which a .npy file cannot keep")};
+      return Error{ErrorCode::unsupported,
+                   concat("element ", i, " ends in a zero byte, which a .npy file cannot keep")};
     }
   }
   std::size_t bytes = 0;
-  if (__builtin_mul_overflow(static_cast<std::size_t>(count), width, &bytes) || bytes > parts.owned.max_size()) {
-    return Error{ErrorCode::out_of_memory, concat(count, " texts of up to ", width, " bytes do not fit in a .npy file")};
+  if (__builtin_mul_overflow(static_cast<std::size_t>(count), width, &bytes) ||
+      bytes > parts.owned.max_size()) {
+    return Error{ErrorCode::out_of_memory,
+                 concat(count, " texts of up to ", width, " bytes do not fit in a .npy file")};
   }
   parts.owned.assign(bytes, '\0');
   for (std::int64_t i = 0; i < count; ++i) {
     const std::size_t size = view.offsets[i + 1] - view.offsets[i];
-    if (size > 0) std::memcpy(parts.owned.data() + static_cast<std::size_t>(i) * width, block + view.offsets[i], size);
+    if (size > 0)
+      std::memcpy(parts.owned.data() + static_cast<std::size_t>(i) * width, block + view.offsets[i],
+                  size);
   }
   parts.data = parts.owned;
   parts.header = header_of(concat("|S", width), view.shape);
@@ -412,12 +445,14 @@ Result<void> strings_npy(const TensorView& view, std::int64_t count, NpyParts& p
 Result<void> make_npy(const TensorView& view, NpyParts& parts) {
   MILLRACE_TRY(validate(view, "a .npy file"));
   if (view.device.kind != DeviceKind::host || !view.contiguous()) {
-    return Error{ErrorCode::invalid_argument, "a .npy file is written from contiguous host memory only"};
+    return Error{ErrorCode::invalid_argument,
+                 "a .npy file is written from contiguous host memory only"};
   }
   MILLRACE_ASSIGN(const std::int64_t count, element_count(view.shape));
   if (view.type == DataType::bytes) return strings_npy(view, count, parts);
   parts.header = header_of(descr_of(view.type), view.shape);
-  const bool widened = view.type == DataType::bf16 || view.type == DataType::fp8_e4m3 || view.type == DataType::fp8_e5m2;
+  const bool widened = view.type == DataType::bf16 || view.type == DataType::fp8_e4m3 ||
+                       view.type == DataType::fp8_e5m2;
   if (!widened) {
     MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
     parts.data = {static_cast<const char*>(view.data), bytes};
@@ -426,7 +461,8 @@ Result<void> make_npy(const TensorView& view, NpyParts& parts) {
   parts.owned.resize(static_cast<std::size_t>(count) * sizeof(float));
   for (std::int64_t i = 0; i < count; ++i) {
     const auto value = static_cast<float>(element_value(view, i));
-    std::memcpy(parts.owned.data() + static_cast<std::size_t>(i) * sizeof value, &value, sizeof value);
+    std::memcpy(parts.owned.data() + static_cast<std::size_t>(i) * sizeof value, &value,
+                sizeof value);
   }
   parts.data = parts.owned;
   return {};
@@ -435,7 +471,9 @@ Result<void> make_npy(const TensorView& view, NpyParts& parts) {
 Result<void> write_npy(const TensorView& view, const std::string& path) {
   NpyParts parts;
   Result<void> made = make_npy(view, parts);
-  if (!made.ok()) return Error{made.error().code, concat("cannot write ", quoted(path), ": ", made.error().message)};
+  if (!made.ok())
+    return Error{made.error().code,
+                 concat("cannot write ", quoted(path), ": ", made.error().message)};
   MILLRACE_ASSIGN(AtomicFile file, AtomicFile::create(path));
   MILLRACE_TRY(file.write(parts.header));
   MILLRACE_TRY(file.write(parts.data));

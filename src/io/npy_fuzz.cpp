@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   NpyParts parts;
   if (!make_npy(tensor->view(), parts).ok()) return 0;  // a text that cannot be kept
   const Result<Tensor> again = parse_npy(parts.header + std::string(parts.data), "again.npy");
-  if (!again.ok() || again->shape() != tensor->shape() || again->type() != tensor->type()) std::abort();
+  if (!again.ok() || again->shape() != tensor->shape() || again->type() != tensor->type())
+    std::abort();
   return 0;
 }

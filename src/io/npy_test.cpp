@@ -19,11 +19,13 @@ std::string npy(std::string_view dictionary, std::string_view data, char version
   file += version;
   file += '\0';
   const std::size_t length_bytes = version == 1 ? 2 : 4;
-  for (std::size_t i = 0; i < length_bytes; ++i) file += static_cast<char>(header.size() >> (8 * i) & 0xFF);
+  for (std::size_t i = 0; i < length_bytes; ++i)
+    file += static_cast<char>(header.size() >> (8 * i) & 0xFF);
   return file + header + std::string(data);
 }
 
-std::string dictionary(std::string_view descr, std::string_view shape, std::string_view fortran = "False") {
+std::string dictionary(std::string_view descr, std::string_view shape,
+                       std::string_view fortran = "False") {
   return concat("{'descr': '", descr, "', 'fortran_order': ", fortran, ", 'shape': ", shape, ", }");
 }
 
@@ -53,7 +55,8 @@ std::vector<T> values(const Tensor& tensor) {
 }
 
 TEST(Npy, ReadsFloats) {
-  const Tensor tensor = parsed(npy(dictionary("<f4", "(2, 3)"), bytes_of<float>({1, 2, 3, 4, 5, 6.5F})));
+  const Tensor tensor =
+      parsed(npy(dictionary("<f4", "(2, 3)"), bytes_of<float>({1, 2, 3, 4, 5, 6.5F})));
   EXPECT_EQ(tensor.type(), DataType::fp32);
   EXPECT_EQ(tensor.shape(), (Shape{2, 3}));
   EXPECT_EQ(values<float>(tensor), (std::vector<float>{1, 2, 3, 4, 5, 6.5F}));
@@ -61,7 +64,8 @@ TEST(Npy, ReadsFloats) {
 
 TEST(Npy, ReadsVersionsTwoAndThree) {
   for (const char version : {'\2', '\3'}) {
-    EXPECT_EQ(values<std::int64_t>(parsed(npy(dictionary("<i8", "(1,)"), bytes_of<std::int64_t>({-7}), version))),
+    EXPECT_EQ(values<std::int64_t>(
+                  parsed(npy(dictionary("<i8", "(1,)"), bytes_of<std::int64_t>({-7}), version))),
               (std::vector<std::int64_t>{-7}));
   }
 }
@@ -73,20 +77,24 @@ TEST(Npy, ReadsScalarsAndEmptyArrays) {
 }
 
 TEST(Npy, ConvertsBigEndian) {
-  const Tensor tensor = parsed(npy(dictionary(">i4", "(2,)"), std::string("\0\0\1\2\xff\xff\xff\xfe", 8)));
+  const Tensor tensor =
+      parsed(npy(dictionary(">i4", "(2,)"), std::string("\0\0\1\2\xff\xff\xff\xfe", 8)));
   EXPECT_EQ(values<std::int32_t>(tensor), (std::vector<std::int32_t>{258, -2}));
 }
 
 TEST(Npy, ConvertsFortranOrder) {
-  // Element (i, j, k) of a [2,3,2] array is 100 i + 10 j + k; the first index runs fastest in the file.
-  const Tensor tensor = parsed(npy(dictionary("<i2", "(2, 3, 2)", "True"),
-                                   bytes_of<std::int16_t>({0, 100, 10, 110, 20, 120, 1, 101, 11, 111, 21, 121})));
+  // Element (i, j, k) of a [2,3,2] array is 100 i + 10 j + k; the first index runs fastest in the
+  // file.
+  const Tensor tensor =
+      parsed(npy(dictionary("<i2", "(2, 3, 2)", "True"),
+                 bytes_of<std::int16_t>({0, 100, 10, 110, 20, 120, 1, 101, 11, 111, 21, 121})));
   EXPECT_EQ(values<std::int16_t>(tensor),
             (std::vector<std::int16_t>{0, 1, 10, 11, 20, 21, 100, 101, 110, 111, 120, 121}));
 }
 
 TEST(Npy, ConvertsBigEndianFortranOrder) {
-  const Tensor tensor = parsed(npy(dictionary(">u2", "(2, 2)", "True"), std::string("\0\1\0\3\0\2\0\4", 8)));
+  const Tensor tensor =
+      parsed(npy(dictionary(">u2", "(2, 2)", "True"), std::string("\0\1\0\3\0\2\0\4", 8)));
   EXPECT_EQ(values<std::uint16_t>(tensor), (std::vector<std::uint16_t>{1, 2, 3, 4}));
 }
 
@@ -114,30 +122,40 @@ TEST(Npy, ReadsUnicodeAsUtf8) {
 }
 
 TEST(Npy, RefusesWhatIsNoUnicodeCharacter) {
-  EXPECT_NE(refusal(npy(dictionary("<U1", "(1,)"), bytes_of<std::uint32_t>({0x110000}))).find("no unicode character"), std::string::npos);
-  EXPECT_NE(refusal(npy(dictionary("<U1", "(1,)"), bytes_of<std::uint32_t>({0xD800}))).find("no unicode character"), std::string::npos);
+  EXPECT_NE(refusal(npy(dictionary("<U1", "(1,)"), bytes_of<std::uint32_t>({0x110000})))
+                .find("no unicode character"),
+            std::string::npos);
+  EXPECT_NE(refusal(npy(dictionary("<U1", "(1,)"), bytes_of<std::uint32_t>({0xD800})))
+                .find("no unicode character"),
+            std::string::npos);
 }
 
 TEST(Npy, RefusesTypesByName) {
-  for (const std::string_view descr : {"|O", "<c8", "<M8[ns]", "|V2", "<f16", "<i3", "<q8", "<S", "|b8"}) {
+  for (const std::string_view descr :
+       {"|O", "<c8", "<M8[ns]", "|V2", "<f16", "<i3", "<q8", "<S", "|b8"}) {
     const std::string message = refusal(npy(dictionary(descr, "(1,)"), std::string(16, '\0')));
     EXPECT_NE(message.find("not supported"), std::string::npos) << message;
     EXPECT_NE(message.find(descr), std::string::npos) << message;
   }
-  EXPECT_NE(refusal(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "0000")).find("structured"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "0000"))
+          .find("structured"),
+      std::string::npos);
 }
 
 TEST(Npy, SaysWhatWasExpectedAndFound) {
-  EXPECT_EQ(refusal(npy(dictionary("<f4", "(2, 3)"), "12345")),
-            "test.npy: not a valid .npy file: expected 24 bytes of data for shape [2,3] of <f4, got 5");
-  EXPECT_EQ(refusal(npy(dictionary("<f4", "(1,)"), "12345")),
-            "test.npy: not a valid .npy file: expected 4 bytes of data for shape [1] of <f4, got 5");
+  EXPECT_EQ(
+      refusal(npy(dictionary("<f4", "(2, 3)"), "12345")),
+      "test.npy: not a valid .npy file: expected 24 bytes of data for shape [2,3] of <f4, got 5");
+  EXPECT_EQ(
+      refusal(npy(dictionary("<f4", "(1,)"), "12345")),
+      "test.npy: not a valid .npy file: expected 4 bytes of data for shape [1] of <f4, got 5");
 }
 
 TEST(Npy, RefusesSizesThatOverflow) {
   for (const std::string_view shape :
-       {"(4611686018427387904, 4)", "(9223372036854775807,)", "(99999999999999999999,)", "(3037000500, 3037000500)", "(-1,)"}) {
+       {"(4611686018427387904, 4)", "(9223372036854775807,)", "(99999999999999999999,)",
+        "(3037000500, 3037000500)", "(-1,)"}) {
     EXPECT_NE(refusal(npy(dictionary("<f8", shape), "")), "accepted") << shape;
   }
   EXPECT_NE(refusal(npy(dictionary("|S0", "(9223372036854775807,)"), "")), "accepted");
@@ -145,7 +163,8 @@ TEST(Npy, RefusesSizesThatOverflow) {
 }
 
 TEST(Npy, RefusesMoreDimensionsThanATensorHas) {
-  EXPECT_NE(refusal(npy(dictionary("|u1", "(1, 1, 1, 1, 1, 1, 1, 1, 1)"), "x")).find("test.npy"), std::string::npos);
+  EXPECT_NE(refusal(npy(dictionary("|u1", "(1, 1, 1, 1, 1, 1, 1, 1, 1)"), "x")).find("test.npy"),
+            std::string::npos);
 }
 
 TEST(Npy, RefusesEveryTruncation) {
@@ -158,14 +177,19 @@ TEST(Npy, RefusesEveryTruncation) {
 
 TEST(Npy, RefusesMalformedHeaders) {
   for (const std::string_view header :
-       {"", "{", "}", "{}", "[]", "{'descr': '<f4'}", "{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': 1}", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'x': 1}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1 2)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x",
-        "{'descr': '<f4", "{'descr': '', 'fortran_order': False, 'shape': (1,)}"}) {
-    EXPECT_NE(refusal(npy(header, "1234")).find("not a valid .npy file"), std::string::npos) << header;
+       {"", "{", "}", "{}", "[]", "{'descr': '<f4'}",
+        "{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 1}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'x': 1}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x", "{'descr': '<f4",
+        "{'descr': '', 'fortran_order': False, 'shape': (1,)}"}) {
+    EXPECT_NE(refusal(npy(header, "1234")).find("not a valid .npy file"), std::string::npos)
+        << header;
   }
   EXPECT_NE(refusal("PK\3\4").find("\\x93NUMPY"), std::string::npos);
-  EXPECT_NE(refusal(npy(dictionary("<f4", "(1,)"), "1234", '\4')).find("version 1, 2 or 3, got 4"), std::string::npos);
+  EXPECT_NE(refusal(npy(dictionary("<f4", "(1,)"), "1234", '\4')).find("version 1, 2 or 3, got 4"),
+            std::string::npos);
 }
 
 class NpyFile : public testing::Test {
@@ -195,7 +219,8 @@ TEST_F(NpyFile, WritesEveryType) {
     ASSERT_TRUE(write_npy(TensorView::of(type, data.data(), {2}), path_).ok());
     const Result<Tensor> read = read_npy(path_);
     ASSERT_TRUE(read.ok()) << read.error().message;
-    const bool widened = type == DataType::bf16 || type == DataType::fp8_e4m3 || type == DataType::fp8_e5m2;
+    const bool widened =
+        type == DataType::bf16 || type == DataType::fp8_e4m3 || type == DataType::fp8_e5m2;
     EXPECT_EQ(read->type(), widened ? DataType::fp32 : type);
   }
 }
@@ -205,7 +230,8 @@ TEST_F(NpyFile, WidensBf16Exactly) {
   ASSERT_TRUE(write_npy(TensorView::of(DataType::bf16, bits, {3}), path_).ok());
   const Result<Tensor> read = read_npy(path_);
   ASSERT_TRUE(read.ok());
-  EXPECT_EQ(values<float>(*read), (std::vector<float>{1, -3, std::numeric_limits<float>::infinity()}));
+  EXPECT_EQ(values<float>(*read),
+            (std::vector<float>{1, -3, std::numeric_limits<float>::infinity()}));
 }
 
 TEST_F(NpyFile, WritesBytes) {

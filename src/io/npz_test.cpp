@@ -26,15 +26,17 @@ class Npz : public testing::Test {
     return *read_file(path_);
   }
   std::string two_arrays() {
-    return written(std::vector<NamedTensor>{{"a", TensorView::of(floats_.data(), {2, 2}), {}},
-                                            {"numbers/b", TensorView::of(integers_.data(), {3}), {}}});
+    return written(
+        std::vector<NamedTensor>{{"a", TensorView::of(floats_.data(), {2, 2}), {}},
+                                 {"numbers/b", TensorView::of(integers_.data(), {3}), {}}});
   }
   static std::string refusal(const std::string& bytes) {
     const Result<std::vector<NamedArray>> arrays = parse_npz(bytes, "test.npz");
     return arrays.ok() ? "accepted" : arrays.error().message;
   }
   // The archive with a byte of a structure changed; `signature` finds the last such structure.
-  static std::string changed(std::string bytes, std::string_view signature, std::size_t offset, char value) {
+  static std::string changed(std::string bytes, std::string_view signature, std::size_t offset,
+                             char value) {
     const std::size_t at = bytes.rfind(signature);
     EXPECT_NE(at, std::string::npos);
     bytes[at + offset] = value;
@@ -67,7 +69,8 @@ TEST_F(Npz, ReadsAnEmptyArchive) {
 }
 
 TEST_F(Npz, ReadsTheHeldOutDigits) {  // written by NumPy
-  const Result<std::vector<NamedArray>> arrays = read_npz(MILLRACE_SOURCE_DIR "/examples/digits/held_out.npz");
+  const Result<std::vector<NamedArray>> arrays =
+      read_npz(MILLRACE_SOURCE_DIR "/examples/digits/held_out.npz");
   ASSERT_TRUE(arrays.ok()) << arrays.error().message;
   ASSERT_EQ(arrays->size(), 3U);
   EXPECT_EQ((*arrays)[0].name, "images");
@@ -77,7 +80,8 @@ TEST_F(Npz, ReadsTheHeldOutDigits) {  // written by NumPy
 }
 
 std::size_t arrays_in(const std::string& name) {
-  const Result<std::vector<NamedArray>> arrays = read_npz(MILLRACE_SOURCE_DIR "/tests/fuzz/corpus/npz/" + name);
+  const Result<std::vector<NamedArray>> arrays =
+      read_npz(MILLRACE_SOURCE_DIR "/tests/fuzz/corpus/npz/" + name);
   EXPECT_TRUE(arrays.ok()) << (arrays.ok() ? "" : arrays.error().message);
   return arrays.ok() ? arrays->size() : 0;
 }
@@ -87,7 +91,8 @@ TEST_F(Npz, ReadsArchivesOfOtherWriters) {  // NumPy's and Python's
   EXPECT_EQ(arrays_in("deflated.npz"), 2U);
   EXPECT_EQ(arrays_in("empty.npz"), 0U);
   EXPECT_EQ(arrays_in("zip64.npz"), 1U) << "sizes and places in 64-bit fields";
-  EXPECT_EQ(arrays_in("comment.npz"), 1U) << "a folder, and a comment that looks like a directory's end";
+  EXPECT_EQ(arrays_in("comment.npz"), 1U)
+      << "a folder, and a comment that looks like a directory's end";
 }
 
 // An archive with one deflated member, put together by hand.
@@ -107,7 +112,8 @@ std::string deflated_archive(const std::string& content, std::uint32_t announced
   const auto put = [&out](std::uint64_t value, int bytes) {
     for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i) & 0xFF);
   };
-  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
+  const auto crc =
+      crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
   const auto sizes = [&] {
     put(crc, 4);
     put(packed.size(), 4);
@@ -121,13 +127,16 @@ std::string deflated_archive(const std::string& content, std::uint32_t announced
   put(0, 2), put(0, 2), put(0, 2), put(0, 2), put(0, 4), put(0, 4);
   out += "x.npy";
   const std::size_t end = out.size();
-  put(0x06054b50, 4), put(0, 4), put(1, 2), put(1, 2), put(end - directory, 4), put(directory, 4), put(0, 2);
+  put(0x06054b50, 4), put(0, 4), put(1, 2), put(1, 2), put(end - directory, 4), put(directory, 4),
+      put(0, 2);
   return out;
 }
 
 std::string npy_of(const std::vector<float>& values) {
   NpyParts parts;
-  EXPECT_TRUE(make_npy(TensorView::of(values.data(), {static_cast<std::int64_t>(values.size())}), parts).ok());
+  EXPECT_TRUE(
+      make_npy(TensorView::of(values.data(), {static_cast<std::int64_t>(values.size())}), parts)
+          .ok());
   return parts.header + std::string(parts.data);
 }
 
@@ -142,8 +151,10 @@ TEST_F(Npz, ReadsDeflatedMembers) {
 TEST_F(Npz, RefusesAWrongUnpackedSize) {
   const std::string content = npy_of(std::vector<float>(1000, 2.5F));
   const auto size = static_cast<std::uint32_t>(content.size());
-  EXPECT_NE(refusal(deflated_archive(content, size - 1)).find("do not unpack to"), std::string::npos);
-  EXPECT_NE(refusal(deflated_archive(content, size + 1)).find("do not unpack to"), std::string::npos);
+  EXPECT_NE(refusal(deflated_archive(content, size - 1)).find("do not unpack to"),
+            std::string::npos);
+  EXPECT_NE(refusal(deflated_archive(content, size + 1)).find("do not unpack to"),
+            std::string::npos);
   // More than deflate can make of so few bytes: refused before memory is asked for.
   EXPECT_NE(refusal(deflated_archive(content, 0xFFFFFFF0U)).find("cannot hold"), std::string::npos);
 }
@@ -160,7 +171,9 @@ TEST_F(Npz, FindsDamage) {
   std::string damaged = whole;
   damaged[whole.find("\x93NUMPY") + 130] ^= 1;
   EXPECT_NE(refusal(damaged).find("checksum"), std::string::npos) << refusal(damaged);
-  EXPECT_NE(refusal(changed(whole, "PK\1\2", 10, 12)).find("compression 0 (stored) or 8 (deflate), got 12"), std::string::npos);
+  EXPECT_NE(refusal(changed(whole, "PK\1\2", 10, 12))
+                .find("compression 0 (stored) or 8 (deflate), got 12"),
+            std::string::npos);
   EXPECT_NE(refusal(changed(whole, "PK\1\2", 8, 1)).find("encrypted"), std::string::npos);
   EXPECT_NE(refusal(changed(whole, "PK\1\2", 45, '\x7f')).find("outside"), std::string::npos);
   EXPECT_NE(refusal(changed(whole, "PK\5\6", 10, 3)).find("expected 3 entries"), std::string::npos);
@@ -186,7 +199,8 @@ TEST_F(Npz, RefusesNamesThatAreNoArraysOrComeTwice) {
   EXPECT_NE(refusal(*read_file(path_)).find("\"readme.txt\""), std::string::npos);
 
   const NamedTensor array{"a", TensorView::of(floats_.data(), {4}), {}};
-  EXPECT_NE(refusal(written(std::vector<NamedTensor>{array, array})).find("two arrays"), std::string::npos);
+  EXPECT_NE(refusal(written(std::vector<NamedTensor>{array, array})).find("two arrays"),
+            std::string::npos);
 }
 
 TEST_F(Npz, NamesArchiveAndArrayOfABadMember) {
@@ -194,7 +208,8 @@ TEST_F(Npz, NamesArchiveAndArrayOfABadMember) {
   ZipWriter writer(*file);
   ASSERT_TRUE(writer.add("x.npy", "no array", "").ok());
   ASSERT_TRUE(writer.finish().ok() && file->commit().ok());
-  EXPECT_NE(refusal(*read_file(path_)).find("test.npz: array \"x\": not a valid .npy file"), std::string::npos);
+  EXPECT_NE(refusal(*read_file(path_)).find("test.npz: array \"x\": not a valid .npy file"),
+            std::string::npos);
 }
 
 TEST_F(Npz, LeavesNothingWhenItCannotBeWritten) {

@@ -8,7 +8,8 @@
 
 namespace millrace {
 
-/// A file that appears under its name when committed, and not at all after an error: see `AtomicFile`.
+/// A file that appears under its name when committed, and not at all after an error: see
+/// `AtomicFile`.
 using OutputFile = AtomicFile;
 
 /// Writes a file in one call. Errors: unavailable, disk full included.

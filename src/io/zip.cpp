@@ -50,9 +50,15 @@ T field(std::string_view bytes, std::size_t at) {
   }
   return static_cast<T>(value);
 }
-std::uint16_t u16(std::string_view bytes, std::size_t at) { return field<std::uint16_t>(bytes, at); }
-std::uint32_t u32(std::string_view bytes, std::size_t at) { return field<std::uint32_t>(bytes, at); }
-std::uint64_t u64(std::string_view bytes, std::size_t at) { return field<std::uint64_t>(bytes, at); }
+std::uint16_t u16(std::string_view bytes, std::size_t at) {
+  return field<std::uint16_t>(bytes, at);
+}
+std::uint32_t u32(std::string_view bytes, std::size_t at) {
+  return field<std::uint32_t>(bytes, at);
+}
+std::uint64_t u64(std::string_view bytes, std::size_t at) {
+  return field<std::uint64_t>(bytes, at);
+}
 
 // Whether [offset, offset + size) lies within the bytes.
 bool within(std::string_view bytes, std::uint64_t offset, std::uint64_t size) {
@@ -67,8 +73,8 @@ struct Directory {
 Result<Directory> directory_at(std::string_view bytes, std::uint64_t offset, std::uint64_t size,
                                std::uint64_t entries, std::string_view source) {
   if (!within(bytes, offset, size)) {
-    return bad_archive(source, concat("its directory is said to be at byte ", offset, " with ", size,
-                                      " bytes, but there are ", bytes.size()));
+    return bad_archive(source, concat("its directory is said to be at byte ", offset, " with ",
+                                      size, " bytes, but there are ", bytes.size()));
   }
   return Directory{bytes.substr(offset, size), entries};
 }
@@ -92,12 +98,15 @@ Result<Directory> find_directory(std::string_view bytes, std::string_view source
     if (!within(bytes, at, kDirectoryEnd64Bytes) || u32(bytes, at) != kDirectoryEnd64) {
       return bad_archive(source, concat("no 64-bit directory end at byte ", at));
     }
-    return directory_at(bytes, u64(bytes, at + 48), u64(bytes, at + 40), u64(bytes, at + 32), source);
+    return directory_at(bytes, u64(bytes, at + 48), u64(bytes, at + 40), u64(bytes, at + 32),
+                        source);
   }
   if (u16(bytes, end + 4) != 0 || u16(bytes, end + 6) != 0) {
-    return Error{ErrorCode::unsupported, concat(source, ": archives split over several files are not supported")};
+    return Error{ErrorCode::unsupported,
+                 concat(source, ": archives split over several files are not supported")};
   }
-  return directory_at(bytes, u32(bytes, end + 16), u32(bytes, end + 12), u16(bytes, end + 10), source);
+  return directory_at(bytes, u32(bytes, end + 16), u32(bytes, end + 12), u16(bytes, end + 10),
+                      source);
 }
 
 struct Place {
@@ -127,11 +136,13 @@ bool widen(std::string_view extra, Place& place) {
   return false;
 }
 
-Result<std::string_view> packed_data(std::string_view bytes, const Place& place, const std::string& where) {
+Result<std::string_view> packed_data(std::string_view bytes, const Place& place,
+                                     const std::string& where) {
   const auto outside = [&] { return bad_archive(where, "its data lies outside of the archive"); };
   if (!within(bytes, place.offset, kLocalHeaderBytes)) return outside();
   const std::string_view local = bytes.substr(place.offset);
-  if (u32(local, 0) != kLocalHeader) return bad_archive(where, concat("no header at byte ", place.offset));
+  if (u32(local, 0) != kLocalHeader)
+    return bad_archive(where, concat("no header at byte ", place.offset));
   const std::uint64_t skipped = kLocalHeaderBytes + u16(local, 26) + u16(local, 28);
   if (!within(local, skipped, place.packed_bytes)) return outside();
   return local.substr(skipped, place.packed_bytes);
@@ -145,7 +156,8 @@ Result<ZipMember> member_of(std::string_view bytes, std::string_view entry, std:
     return Error{ErrorCode::unsupported, concat(where, " is encrypted, which is not supported")};
   }
   if (method != kStored && method != kDeflated) {
-    return Error{ErrorCode::unsupported, concat(where, ": expected compression 0 (stored) or 8 (deflate), got ", method)};
+    return Error{ErrorCode::unsupported,
+                 concat(where, ": expected compression 0 (stored) or 8 (deflate), got ", method)};
   }
   Place place{u32(entry, 20), u32(entry, 24), u32(entry, 42)};
   if (!widen(extra, place)) return bad_archive(where, "its 64-bit sizes are missing");
@@ -158,7 +170,8 @@ Result<ZipMember> member_of(std::string_view bytes, std::string_view entry, std:
   const bool possible = member.deflated ? member.bytes / kMostInflation <= place.packed_bytes
                                         : member.bytes == place.packed_bytes;
   if (!possible) {
-    return bad_archive(where, concat(place.packed_bytes, " packed bytes cannot hold the ", place.bytes, " announced"));
+    return bad_archive(where, concat(place.packed_bytes, " packed bytes cannot hold the ",
+                                     place.bytes, " announced"));
   }
   return member;
 }
@@ -171,16 +184,19 @@ Result<std::vector<ZipMember>> read_zip(std::string_view bytes, std::string_view
   std::string_view rest = directory.bytes;
   for (std::uint64_t i = 0; i < directory.entries; ++i) {
     if (rest.size() < kDirectoryEntryBytes || u32(rest, 0) != kDirectoryEntry) {
-      return bad_archive(source, concat("expected ", directory.entries, " entries in its directory, found ", i));
+      return bad_archive(
+          source, concat("expected ", directory.entries, " entries in its directory, found ", i));
     }
     const std::size_t name_bytes = u16(rest, 28);
     const std::size_t extra_bytes = u16(rest, 30);
     const std::size_t entry_bytes = kDirectoryEntryBytes + name_bytes + extra_bytes + u16(rest, 32);
-    if (rest.size() < entry_bytes) return bad_archive(source, concat("entry ", i, " of its directory is cut short"));
+    if (rest.size() < entry_bytes)
+      return bad_archive(source, concat("entry ", i, " of its directory is cut short"));
     std::string name(rest.substr(kDirectoryEntryBytes, name_bytes));
     const std::string_view extra = rest.substr(kDirectoryEntryBytes + name_bytes, extra_bytes);
     if (name.empty() || name.back() != '/') {
-      MILLRACE_ASSIGN(members.emplace_back(), member_of(bytes, rest, std::move(name), extra, source));
+      MILLRACE_ASSIGN(members.emplace_back(),
+                      member_of(bytes, rest, std::move(name), extra, source));
     }
     rest.remove_prefix(entry_bytes);
   }
@@ -213,26 +229,31 @@ bool inflate_into(std::string_view packed, std::string& out) {
 
 std::uint32_t checksum_of(std::string_view bytes, std::uint32_t before = 0) {
   if (bytes.empty()) return before;
-  return static_cast<std::uint32_t>(crc32_z(before, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
+  return static_cast<std::uint32_t>(
+      crc32_z(before, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
 }
 
 }  // namespace
 
-Result<std::string_view> unpack(const ZipMember& member, std::string& owned, std::string_view source) {
+Result<std::string_view> unpack(const ZipMember& member, std::string& owned,
+                                std::string_view source) {
   const std::string where = concat(source, ": member ", quoted(member.name));
   std::string_view content = member.packed;
   if (member.deflated) {
     try {
       owned.resize(member.bytes);
       if (!inflate_into(member.packed, owned)) {
-        return bad_archive(where, concat("its compressed data do not unpack to ", member.bytes, " bytes"));
+        return bad_archive(where,
+                           concat("its compressed data do not unpack to ", member.bytes, " bytes"));
       }
     } catch (const std::exception&) {
-      return Error{ErrorCode::out_of_memory, concat(where, ": no memory for ", format_bytes(member.bytes))};
+      return Error{ErrorCode::out_of_memory,
+                   concat(where, ": no memory for ", format_bytes(member.bytes))};
     }
     content = owned;
   }
-  if (checksum_of(content) != member.checksum) return bad_archive(where, "its checksum does not match its data");
+  if (checksum_of(content) != member.checksum)
+    return bad_archive(where, "its checksum does not match its data");
   return content;
 }
 
@@ -267,14 +288,22 @@ Result<void> ZipWriter::write(std::string_view bytes) {
   return file_.write(bytes);
 }
 
-Result<void> ZipWriter::add(std::string_view name, std::string_view first, std::string_view second) {
+Result<void> ZipWriter::add(std::string_view name, std::string_view first,
+                            std::string_view second) {
   if (name.size() > kIn64Short) {
-    return Error{ErrorCode::invalid_argument, concat("a name of ", name.size(), " bytes does not fit in an archive")};
+    return Error{ErrorCode::invalid_argument,
+                 concat("a name of ", name.size(), " bytes does not fit in an archive")};
   }
-  Entry entry{std::string(name), first.size() + second.size(), written_, checksum_of(second, checksum_of(first))};
+  Entry entry{std::string(name), first.size() + second.size(), written_,
+              checksum_of(second, checksum_of(first))};
   const bool large = entry.bytes >= kIn64;
   Fields header;
-  header.u32(kLocalHeader).u16(large ? kVersion64 : kVersion).u16(0).u16(kStored).u16(0).u16(kFirstDay);
+  header.u32(kLocalHeader)
+      .u16(large ? kVersion64 : kVersion)
+      .u16(0)
+      .u16(kStored)
+      .u16(0)
+      .u16(kFirstDay);
   header.u32(entry.checksum).u32(narrow(entry.bytes)).u32(narrow(entry.bytes));
   header.u16(name.size()).u16(large ? 20 : 0).text(name);
   if (large) header.u16(kZip64Extra).u16(16).u64(entry.bytes).u64(entry.bytes);
@@ -291,8 +320,16 @@ Result<void> ZipWriter::finish() {
     const bool far = entry.offset >= kIn64;
     const std::uint64_t extra = (large ? 16U : 0U) + (far ? 8U : 0U);
     Fields fields;
-    fields.u32(kDirectoryEntry).u16(kVersion64).u16(large || far ? kVersion64 : kVersion).u16(0).u16(kStored);
-    fields.u16(0).u16(kFirstDay).u32(entry.checksum).u32(narrow(entry.bytes)).u32(narrow(entry.bytes));
+    fields.u32(kDirectoryEntry)
+        .u16(kVersion64)
+        .u16(large || far ? kVersion64 : kVersion)
+        .u16(0)
+        .u16(kStored);
+    fields.u16(0)
+        .u16(kFirstDay)
+        .u32(entry.checksum)
+        .u32(narrow(entry.bytes))
+        .u32(narrow(entry.bytes));
     fields.u16(entry.name.size()).u16(extra ? extra + 4 : 0).u16(0).u16(0).u16(0).u32(0);
     fields.u32(narrow(entry.offset)).text(entry.name);
     if (extra) fields.u16(kZip64Extra).u16(extra);
@@ -304,7 +341,12 @@ Result<void> ZipWriter::finish() {
   const std::uint64_t count = entries_.size();
   Fields fields;
   if (count >= kIn64Short || start >= kIn64 || end - start >= kIn64) {
-    fields.u32(kDirectoryEnd64).u64(kDirectoryEnd64Bytes - 12).u16(kVersion64).u16(kVersion64).u32(0).u32(0);
+    fields.u32(kDirectoryEnd64)
+        .u64(kDirectoryEnd64Bytes - 12)
+        .u16(kVersion64)
+        .u16(kVersion64)
+        .u32(0)
+        .u32(0);
     fields.u64(count).u64(count).u64(end - start).u64(start);
     fields.u32(kDirectoryEnd64Locator).u32(0).u64(end).u32(1);
   }

@@ -1,4 +1,5 @@
-// Zip archives, as far as .npz files need them: members stored or deflated, sizes beyond 4 GiB included.
+// Zip archives, as far as .npz files need them: members stored or deflated, sizes beyond 4 GiB
+// included.
 #pragma once
 
 #include <cstdint>
@@ -20,17 +21,18 @@ struct ZipMember {
 };
 
 /// The members in the directory's order (folders are left out). `bytes` must outlive them. Errors:
-/// invalid_argument (no archive, cut short, places outside of it), unsupported (encrypted, split over
-/// several files, another compression).
-[[nodiscard]] Result<std::vector<ZipMember>> read_zip(std::string_view bytes, std::string_view source);
+/// invalid_argument (no archive, cut short, places outside of it), unsupported (encrypted, split
+/// over several files, another compression).
+[[nodiscard]] Result<std::vector<ZipMember>> read_zip(std::string_view bytes,
+                                                      std::string_view source);
 
-/// The content of a member: `packed` itself when stored, else in `owned`. Errors: invalid_argument when
-/// size or checksum are not those announced; out_of_memory.
+/// The content of a member: `packed` itself when stored, else in `owned`. Errors: invalid_argument
+/// when size or checksum are not those announced; out_of_memory.
 [[nodiscard]] Result<std::string_view> unpack(const ZipMember& member, std::string& owned,
                                               std::string_view source);
 
-/// Writes members one after another, stored. `finish` writes the directory; committing the file is the
-/// caller's. Errors: those of the file.
+/// Writes members one after another, stored. `finish` writes the directory; committing the file is
+/// the caller's. Errors: those of the file.
 class ZipWriter {
  public:
   explicit ZipWriter(AtomicFile& file) noexcept : file_(file) {}

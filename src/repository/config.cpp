@@ -21,10 +21,13 @@ constexpr std::size_t kMostBytes = std::size_t{1} << 20;
 constexpr std::int64_t kMostInt = std::numeric_limits<int>::max();
 
 constexpr std::array<std::string_view, 16> kModelFields = {
-    "model",  "name",     "backend", "devices", "lanes",  "slots",      "batching", "limits",
-    "priority", "weight", "hang_timeout", "options", "labels", "preprocess", "models",   "ensemble"};
-constexpr std::array<std::string_view, 4> kBatchingFields = {"max_items", "preferred_items", "max_delay", "preserve_order"};
-constexpr std::array<std::string_view, 3> kLimitFields = {"max_requests", "max_bytes", "default_timeout"};
+    "model",    "name",       "backend",  "devices", "lanes",        "slots",
+    "batching", "limits",     "priority", "weight",  "hang_timeout", "options",
+    "labels",   "preprocess", "models",   "ensemble"};
+constexpr std::array<std::string_view, 4> kBatchingFields = {"max_items", "preferred_items",
+                                                             "max_delay", "preserve_order"};
+constexpr std::array<std::string_view, 3> kLimitFields = {"max_requests", "max_bytes",
+                                                          "default_timeout"};
 constexpr std::array<std::string_view, 2> kEnsembleFields = {"steps", "outputs"};
 constexpr std::array<std::string_view, 3> kStepFields = {"model", "inputs", "outputs"};
 
@@ -40,7 +43,8 @@ void read_duration(Fields& fields, std::string_view name, Duration& out) {
 void read_size(Fields& fields, std::string_view name, std::size_t& out) {
   const json* value = fields.find(name);
   if (!value) return;
-  if (!value->is_string()) return fields.integer(name, out, 1, std::numeric_limits<std::int64_t>::max());
+  if (!value->is_string())
+    return fields.integer(name, out, 1, std::numeric_limits<std::int64_t>::max());
   const Result<std::uint64_t> bytes = parse_bytes(value->get<std::string>(), fields.where(name));
   if (!bytes.ok()) return fields.fail(bytes.error());
   if (*bytes == 0) return fields.fail(name, "a size of at least 1 byte", *value);
@@ -52,7 +56,9 @@ void read_devices(Fields& fields, std::vector<DeviceId>& out) {
   fields.texts("devices", names);
   for (const std::string& name : names) {
     const Result<DeviceId> id = parse_device_id(name);
-    if (!id.ok()) return fields.fail(Error{id.error().code, concat(fields.where("devices"), ": ", id.error().message)});
+    if (!id.ok())
+      return fields.fail(
+          Error{id.error().code, concat(fields.where("devices"), ": ", id.error().message)});
     out.push_back(*id);
   }
 }
@@ -98,7 +104,8 @@ Result<EnsembleStep> read_step(const json& value, const std::string& where) {
   fields.text_map("inputs", step.inputs);
   fields.text_map("outputs", step.outputs);
   MILLRACE_TRY(fields.finish());
-  if (step.model.empty()) return Error{ErrorCode::invalid_argument, concat(where, ": expected a \"model\"")};
+  if (step.model.empty())
+    return Error{ErrorCode::invalid_argument, concat(where, ": expected a \"model\"")};
   return step;
 }
 
@@ -110,13 +117,15 @@ Result<void> read_ensemble(const json& value, const std::string& where, ModelCon
       fields.fail("steps", "a list of at least one step", *steps);
     } else {
       for (const json& step : *steps) {
-        MILLRACE_ASSIGN(out.ensemble.emplace_back(), read_step(step, concat(where, ": steps[", out.ensemble.size(), "]")));
+        MILLRACE_ASSIGN(out.ensemble.emplace_back(),
+                        read_step(step, concat(where, ": steps[", out.ensemble.size(), "]")));
       }
     }
   }
   MILLRACE_TRY(fields.finish());
   if (out.ensemble.empty() || out.ensemble_outputs.empty()) {
-    return Error{ErrorCode::invalid_argument, concat(where, ": expected \"steps\" and \"outputs\"")};
+    return Error{ErrorCode::invalid_argument,
+                 concat(where, ": expected \"steps\" and \"outputs\"")};
   }
   return {};
 }
@@ -124,8 +133,9 @@ Result<void> read_ensemble(const json& value, const std::string& where, ModelCon
 Result<void> read_preprocess(const json& value, const std::string& where,
                              std::map<std::string, ImagePreprocess>& out) {
   if (!value.is_object()) {
-    return Error{ErrorCode::invalid_argument,
-                 concat(where, ": expected an object with the names of inputs, got ", shown(value))};
+    return Error{
+        ErrorCode::invalid_argument,
+        concat(where, ": expected an object with the names of inputs, got ", shown(value))};
   }
   for (const auto& [input, stated] : value.items()) {
     MILLRACE_ASSIGN(out[input], parse_preprocess_json(stated.dump(), concat(where, ": ", input)));
@@ -142,7 +152,8 @@ std::string joined(const std::string& configuration, const std::string& path) {
 
 std::string stem_of(const std::string& path) { return fs::path(path).stem().string(); }
 
-// A configuration in a folder of its own names the model after the folder, one beside a file after itself.
+// A configuration in a folder of its own names the model after the folder, one beside a file after
+// itself.
 std::string default_name(const std::string& path) {
   if (fs::path(path).filename() != kConfigName) return stem_of(path);
   std::error_code ignored;
@@ -172,10 +183,12 @@ Result<void> check_whole(const ModelFile& file, const std::string& path) {
   const bool ensemble = !file.config.ensemble.empty();
   if (ensemble == !file.config.path.empty()) {
     return Error{ErrorCode::invalid_argument,
-                 concat(path, ": expected either \"model\" (a file) or \"ensemble\", got ", ensemble ? "both" : "neither")};
+                 concat(path, ": expected either \"model\" (a file) or \"ensemble\", got ",
+                        ensemble ? "both" : "neither")};
   }
   if (!ensemble && !file.models.empty()) {
-    return Error{ErrorCode::invalid_argument, concat(path, ": \"models\" is for ensembles; this is none")};
+    return Error{ErrorCode::invalid_argument,
+                 concat(path, ": \"models\" is for ensembles; this is none")};
   }
   return {};
 }
@@ -228,8 +241,8 @@ Result<ModelFile> read_folder(const fs::path& folder) {
     file.config.path = folder.string();
     return file;
   }
-  return Error{ErrorCode::not_found, concat("the folder ", millrace::quoted(folder.string()), " is no model: expected ",
-                                            kConfigName, " in it")};
+  return Error{ErrorCode::not_found, concat("the folder ", millrace::quoted(folder.string()),
+                                            " is no model: expected ", kConfigName, " in it")};
 }
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -248,8 +261,9 @@ Result<ModelFile> read_model(const std::string& argument) {
   if (fs::is_directory(path, ignored)) return read_folder(path);
   if (!fs::exists(path, ignored)) {
     return Error{ErrorCode::not_found,
-                 concat("there is no model ", millrace::quoted(argument), ": expected a model file, a folder with ",
-                        kConfigName, ", a configuration (.json) or \"reference:KIND\"")};
+                 concat("there is no model ", millrace::quoted(argument),
+                        ": expected a model file, a folder with ", kConfigName,
+                        ", a configuration (.json) or \"reference:KIND\"")};
   }
   const bool reference_file = argument.ends_with(".reference.json");
   if (path.extension() == ".json" && !reference_file) return read_model_config(argument);
@@ -260,8 +274,8 @@ Result<ModelFile> read_model(const std::string& argument) {
     MILLRACE_ASSIGN(ModelFile file, read_model_config(own.string()));
     if (file.config.path.empty() || !same_file(file.config.path, argument)) {
       return Error{ErrorCode::invalid_argument,
-                   concat(own.string(), ": expected \"model\" to name ", path.filename().string(), ", which it lies beside; got ",
-                          millrace::quoted(file.config.path))};
+                   concat(own.string(), ": expected \"model\" to name ", path.filename().string(),
+                          ", which it lies beside; got ", millrace::quoted(file.config.path))};
     }
     return file;
   }

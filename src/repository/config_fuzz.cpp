@@ -14,6 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   const ModelConfig& config = file->config;
-  if (config.name.empty() || config.slots < 1 || config.slots > 8 || config.lanes < 0 || !(config.weight > 0)) std::abort();
+  if (config.name.empty() || config.slots < 1 || config.slots > 8 || config.lanes < 0 ||
+      !(config.weight > 0))
+    std::abort();
   return 0;
 }

@@ -50,7 +50,8 @@ TEST(ModelConfigFile, ReadsEveryField) {
   EXPECT_EQ(config.priority_class, -2);
   EXPECT_EQ(config.weight, 2.5);
   EXPECT_EQ(config.hang_timeout, std::chrono::seconds(30));
-  EXPECT_EQ(config.options, (std::map<std::string, std::string>{{"threads", "2"}, {"mode", "fast"}, {"on", "true"}}));
+  EXPECT_EQ(config.options, (std::map<std::string, std::string>{
+                                {"threads", "2"}, {"mode", "fast"}, {"on", "true"}}));
   EXPECT_EQ(file.labels, "models/labels.txt");
   EXPECT_EQ(file.preprocess.at("images").scale, 0.5);
   EXPECT_EQ(file.configuration, "models/a.json");
@@ -73,7 +74,8 @@ TEST(ModelConfigFile, DefaultsAreThoseOfModelConfig) {
 TEST(ModelConfigFile, PathsStartAtTheFile) {
   EXPECT_EQ(parsed(R"({"model": "../b/m.onnx"})", "x/a/millrace.json").config.path, "x/b/m.onnx");
   EXPECT_EQ(parsed(R"({"model": "/abs/m.onnx"})").config.path, "/abs/m.onnx");
-  EXPECT_EQ(parsed(R"({"model": "reference:identity?shape=4"})").config.path, "reference:identity?shape=4");
+  EXPECT_EQ(parsed(R"({"model": "reference:identity?shape=4"})").config.path,
+            "reference:identity?shape=4");
   EXPECT_EQ(parsed(R"({"model": "m.onnx"})", "millrace.json").config.path, "m.onnx");
 }
 
@@ -81,7 +83,8 @@ TEST(ModelConfigFile, ReadsAnEnsemble) {
   const ModelFile file = parsed(R"({
     "models": ["../detector", "reference:add"],
     "ensemble": {"steps": [{"model": "detector", "inputs": {"x": "image"}, "outputs": {"y": "boxes"}}], "outputs": ["boxes"]}
-  })", "x/e/millrace.json");
+  })",
+                                "x/e/millrace.json");
   ASSERT_EQ(file.config.ensemble.size(), 1U);
   EXPECT_EQ(file.config.ensemble[0].model, "detector");
   EXPECT_EQ(file.config.ensemble[0].inputs.at("x"), "image");
@@ -92,7 +95,8 @@ TEST(ModelConfigFile, ReadsAnEnsemble) {
 }
 
 TEST(ModelConfigFile, RefusesUnknownFieldsWithTheNearest) {
-  EXPECT_EQ(refusal(R"({"model": "m", "lane": 1})"), "a.json: unknown field \"lane\"; did you mean \"lanes\"?");
+  EXPECT_EQ(refusal(R"({"model": "m", "lane": 1})"),
+            "a.json: unknown field \"lane\"; did you mean \"lanes\"?");
   EXPECT_EQ(refusal(R"({"model": "m", "batching": {"max_item": 1}})"),
             "a.json: batching: unknown field \"max_item\"; did you mean \"max_items\"?");
   EXPECT_EQ(refusal(R"({"model": "m", "limits": {"timeout": "1s"}})"),
@@ -102,29 +106,57 @@ TEST(ModelConfigFile, RefusesUnknownFieldsWithTheNearest) {
 }
 
 TEST(ModelConfigFile, SaysWhatWasExpected) {
-  EXPECT_EQ(refusal(R"({"model": "m", "lanes": 0})"), "a.json: lanes: expected a whole number from 1 to 1024, got 0");
-  EXPECT_EQ(refusal(R"({"model": "m", "lanes": -3})"), "a.json: lanes: expected a whole number from 1 to 1024, got -3");
+  EXPECT_EQ(refusal(R"({"model": "m", "lanes": 0})"),
+            "a.json: lanes: expected a whole number from 1 to 1024, got 0");
+  EXPECT_EQ(refusal(R"({"model": "m", "lanes": -3})"),
+            "a.json: lanes: expected a whole number from 1 to 1024, got -3");
   EXPECT_EQ(refusal(R"({"model": 3})"), "a.json: model: expected a text, got 3");
-  EXPECT_EQ(refusal(R"({})"), "a.json: expected either \"model\" (a file) or \"ensemble\", got neither");
+  EXPECT_EQ(refusal(R"({})"),
+            "a.json: expected either \"model\" (a file) or \"ensemble\", got neither");
   EXPECT_EQ(refusal("[]"), "a.json: expected an object {...}, got []");
-  EXPECT_NE(refusal(R"({"model": "m", "batching": {"max_delay": "fast"}})").find("a.json: batching: max_delay"), std::string::npos);
-  EXPECT_NE(refusal(R"({"model": "m", "devices": ["gpu"]})").find("a.json: devices"), std::string::npos);
+  EXPECT_NE(refusal(R"({"model": "m", "batching": {"max_delay": "fast"}})")
+                .find("a.json: batching: max_delay"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"model": "m", "devices": ["gpu"]})").find("a.json: devices"),
+            std::string::npos);
 }
 
 TEST(ModelConfigFile, RefusesBadValues) {
   for (const std::string_view json :
-       {"", "{", "null", R"({"model": ""})", R"({"model": "m", "slots": 9})", R"({"model": "m", "slots": 1.5})",
-        R"({"model": "m", "weight": 0})", R"({"model": "m", "weight": -1})", R"({"model": "m", "weight": 1e300})",
-        R"({"model": "m", "hang_timeout": 5})", R"({"model": "m", "hang_timeout": "-5s"})", R"({"model": "m", "devices": "host"})",
-        R"({"model": "m", "devices": [0]})", R"({"model": "m", "batching": []})", R"({"model": "m", "batching": {"max_items": 0}})",
-        R"({"model": "m", "batching": {"preferred_items": [8, 4]}})", R"({"model": "m", "batching": {"preferred_items": [0]}})",
-        R"({"model": "m", "batching": {"max_items": 4, "preferred_items": [8]}})", R"({"model": "m", "batching": {"preserve_order": 1}})",
-        R"({"model": "m", "limits": {"max_requests": 0}})", R"({"model": "m", "limits": {"max_bytes": "0"}})",
-        R"({"model": "m", "limits": {"max_bytes": -1}})", R"({"model": "m", "options": {"a": [1]}})", R"({"model": "m", "options": []})",
-        R"({"model": "m", "labels": 1})", R"({"model": "m", "preprocess": {"x": []}})", R"({"model": "m", "preprocess": []})",
-        R"({"model": "m", "model": "n"})", R"({"model": "m", "models": ["x"]})",
-        R"({"ensemble": {}})", R"({"ensemble": {"steps": [], "outputs": ["y"]}})", R"({"ensemble": {"steps": [{}], "outputs": ["y"]}})",
-        R"({"ensemble": {"steps": [{"model": "m"}], "outputs": []}})", R"({"model": "m", "ensemble": {"steps": [{"model": "m"}], "outputs": ["y"]}})"}) {
+       {"",
+        "{",
+        "null",
+        R"({"model": ""})",
+        R"({"model": "m", "slots": 9})",
+        R"({"model": "m", "slots": 1.5})",
+        R"({"model": "m", "weight": 0})",
+        R"({"model": "m", "weight": -1})",
+        R"({"model": "m", "weight": 1e300})",
+        R"({"model": "m", "hang_timeout": 5})",
+        R"({"model": "m", "hang_timeout": "-5s"})",
+        R"({"model": "m", "devices": "host"})",
+        R"({"model": "m", "devices": [0]})",
+        R"({"model": "m", "batching": []})",
+        R"({"model": "m", "batching": {"max_items": 0}})",
+        R"({"model": "m", "batching": {"preferred_items": [8, 4]}})",
+        R"({"model": "m", "batching": {"preferred_items": [0]}})",
+        R"({"model": "m", "batching": {"max_items": 4, "preferred_items": [8]}})",
+        R"({"model": "m", "batching": {"preserve_order": 1}})",
+        R"({"model": "m", "limits": {"max_requests": 0}})",
+        R"({"model": "m", "limits": {"max_bytes": "0"}})",
+        R"({"model": "m", "limits": {"max_bytes": -1}})",
+        R"({"model": "m", "options": {"a": [1]}})",
+        R"({"model": "m", "options": []})",
+        R"({"model": "m", "labels": 1})",
+        R"({"model": "m", "preprocess": {"x": []}})",
+        R"({"model": "m", "preprocess": []})",
+        R"({"model": "m", "model": "n"})",
+        R"({"model": "m", "models": ["x"]})",
+        R"({"ensemble": {}})",
+        R"({"ensemble": {"steps": [], "outputs": ["y"]}})",
+        R"({"ensemble": {"steps": [{}], "outputs": ["y"]}})",
+        R"({"ensemble": {"steps": [{"model": "m"}], "outputs": []}})",
+        R"({"model": "m", "ensemble": {"steps": [{"model": "m"}], "outputs": ["y"]}})"}) {
     EXPECT_NE(refusal(json), "accepted") << json;
   }
 }
@@ -167,7 +199,8 @@ TEST_F(ReadModel, RefusesAConfigurationBesideThatNamesAnotherFile) {
   const std::string path = put("m/x.onnx", "model");
   put("m/x.json", R"({"model": "y.onnx"})");
   ASSERT_FALSE(read_model(path).ok());
-  EXPECT_NE(read_model(path).error().message.find("expected \"model\" to name x.onnx"), std::string::npos);
+  EXPECT_NE(read_model(path).error().message.find("expected \"model\" to name x.onnx"),
+            std::string::npos);
 }
 
 TEST_F(ReadModel, ReferenceModels) {

@@ -12,7 +12,8 @@ namespace direct {
 namespace {
 
 const std::string kModels = std::string(MILLRACE_SOURCE_DIR) + "/tests/models/";
-const std::string kLibrary = std::filesystem::path(MILLRACE_BINARY).replace_filename("libonnxruntime.so.1");
+const std::string kLibrary =
+    std::filesystem::path(MILLRACE_BINARY).replace_filename("libonnxruntime.so.1");
 
 TEST(Latencies, QuantilesLieWithinTheBucketsWidth) {
   Latencies latencies;
@@ -58,7 +59,8 @@ TEST_P(PipelineOf, AnswersEveryRequestRightlyAndComesToRest) {
   for (int i = 0; i < 3; ++i) {
     const Figures figures = pipeline->run(0.01, 0.05);
     EXPECT_GT(figures.requests, 100U);
-    EXPECT_EQ(figures.items, figures.requests * static_cast<std::uint64_t>(GetParam().request_items));
+    EXPECT_EQ(figures.items,
+              figures.requests * static_cast<std::uint64_t>(GetParam().request_items));
     EXPECT_EQ(figures.latency.count(), figures.requests);
     EXPECT_EQ(figures.wrong, 0U);
     EXPECT_GE(figures.seconds, 0.05);
@@ -66,8 +68,10 @@ TEST_P(PipelineOf, AnswersEveryRequestRightlyAndComesToRest) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Setups, PipelineOf,
-                         ::testing::Values(PipelineSetup{256, 1, 64, 1, 2, 64}, PipelineSetup{1, 1, 1, 1, 1, 64},
-                                           PipelineSetup{16, 4, 32, 3, 2, 8}, PipelineSetup{2, 8, 1, 1, 2, 64}));
+                         ::testing::Values(PipelineSetup{256, 1, 64, 1, 2, 64},
+                                           PipelineSetup{1, 1, 1, 1, 1, 64},
+                                           PipelineSetup{16, 4, 32, 3, 2, 8},
+                                           PipelineSetup{2, 8, 1, 1, 2, 64}));
 
 class Onnx : public ::testing::Test {
  protected:
@@ -79,12 +83,16 @@ class Onnx : public ::testing::Test {
     for (int i = 0; i < batches; ++i) {
       auto& values = memory_.emplace_back(static_cast<std::size_t>(items) * kItem);
       std::iota(values.begin(), values.end(), static_cast<float>(100 * i));
-      setup.batches.push_back({{input_, 1, shape(items), values.data(), values.size() * sizeof(float)}});
+      setup.batches.push_back(
+          {{input_, 1, shape(items), values.data(), values.size() * sizeof(float)}});
     }
-    setup.outputs = {{output_, 1, shape(items), nullptr, static_cast<std::size_t>(items) * kItem * sizeof(float)}};
+    setup.outputs = {{output_, 1, shape(items), nullptr,
+                      static_cast<std::size_t>(items) * kItem * sizeof(float)}};
     return setup;
   }
-  static std::vector<std::int64_t> shape(std::int64_t items) { return {items, static_cast<std::int64_t>(kItem)}; }
+  static std::vector<std::int64_t> shape(std::int64_t items) {
+    return {items, static_cast<std::int64_t>(kItem)};
+  }
 
   static constexpr std::size_t kItem = 4;
   std::string input_ = "input";
@@ -103,7 +111,10 @@ TEST_F(Onnx, EachLoopRunsTheModel) {
     for (std::size_t batch : {0U, 5U}) {
       const std::vector<std::string> outputs = loop->run_once(batch, error);
       ASSERT_EQ(outputs.size(), 1U) << error;
-      EXPECT_EQ(outputs[0], std::string(reinterpret_cast<const char*>(memory_[memory_.size() - 6 + batch].data()), 4 * kItem * sizeof(float)));
+      EXPECT_EQ(
+          outputs[0],
+          std::string(reinterpret_cast<const char*>(memory_[memory_.size() - 6 + batch].data()),
+                      4 * kItem * sizeof(float)));
     }
     for (int i = 0; i < 2; ++i) {
       const Figures figures = loop->run(0.01, 0.05);

@@ -186,8 +186,25 @@ def option_problems(text):
                 yield f"no program has the option {option}"
 
 
+# --- Names in the code ---
+
+@functools.cache
+def words_of_the_code():
+    sources = [path for folder in ("include", "src") for path in (ROOT / folder).rglob("*") if path.suffix in (".h", ".cpp")]
+    return set(re.findall(r"\w+", "\n".join(path.read_text() for path in sources)))
+
+
+def name_problems(text):
+    """Members, as in `PlanState::stage`."""
+    for code in inline(text):
+        if match := re.fullmatch(r"([A-Z]\w+)::~?(\w+)(?:\(.*\))?", code):
+            if not {match[1], match[2]} <= words_of_the_code():
+                yield f"`{code}` is nowhere in the code"
+
+
 def problems_of(text, page):
-    return [*path_problems(text, page), *link_problems(text, page), *command_problems(text), *option_problems(text)]
+    return [*path_problems(text, page), *link_problems(text, page), *command_problems(text), *option_problems(text),
+            *name_problems(text)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
@@ -202,7 +219,7 @@ def test_what_a_page_names_exists(page):
     "`millrace serve`", "    $ build/millrace run x --inputs a=b\n", "    millrace devices --top 3\n", "`millrace bench --help-me`",
     "    millrace inspect examples/digit\n", "    millrace run x --input images=examples/digits/image\n", "`--jsn`",
     "    .deps/bin/cmake --preset devel\n", "    .deps/bin/cmake --build --preset dev --target motor_test\n",
-    "    python3 tools/deps/fetch_all.py build\n",
+    "    python3 tools/deps/fetch_all.py build\n", "`PlanState::perform`", "`Motor::stage`",
 ])
 def test_planted_faults_are_found(fault):
     text = f"# A page\n\nSome words.\n\n{fault}\n"

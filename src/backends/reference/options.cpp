@@ -322,6 +322,8 @@ Result<Options> parse_json_options(std::string_view content, const Texts& more) 
     json = nlohmann::json::parse(content);
   } catch (const nlohmann::json::parse_error& error) {
     return bad_json(concat("but it is not JSON at byte ", error.byte));
+  } catch (const nlohmann::json::out_of_range&) {
+    return bad_json("found a number that no type can hold");
   }
   if (!json.is_object()) return bad_json("found no object");
   std::string kind;

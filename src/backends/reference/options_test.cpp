@@ -112,7 +112,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"identity?fixed_addresses=1&shape=-1", "known before the run"},
         Bad{"identity?output_sized_late=1&shape=[]", "at least one dimension"}, Bad{"checksum?output_sized_late=1", "output_sized_late"},
         Bad{"identity?batched=0&max_items=4", "does not go with batched=0"}, Bad{"fail?code=fine", "one of invalid_argument"},
-        Bad{"hang?at=0", "whole number from 1"}, Bad{"{", "not JSON at byte"}, Bad{"[1]", "found no object"},
+        Bad{"hang?at=0", "whole number from 1"}, Bad{"{", "not JSON at byte"},
+        Bad{R"({"kind": 1e999})", "number that no type can hold"}, Bad{"[1]", "found no object"},
         Bad{R"({"options": {}})", "found no \"kind\""}, Bad{R"({"kind": 3})", "\"kind\" of another type"},
         Bad{R"({"kind": "add", "extra": 1})", "found \"extra\""},
         Bad{R"({"kind": "add", "options": {"lanes": null}})", "got \"null\""}));

@@ -160,24 +160,46 @@ TEST(ReferenceIdentity, RefusedMemoryIsAnErrorOfTheEnqueue) {
   EXPECT_TRUE(model.lane->stream().query().value());
 }
 
-TEST(ReferenceIdentity, EnqueueReturnsBeforeTheRunStartsAndKeepsStreamOrder) {
-  Loaded model("reference:identity?shape=2");
-  Door door;
-  std::vector<float> values = {0, 0};
-  const std::vector<float> later = {5, 6};
-  door.shut(model.lane->stream());
-  // The engine copies into the input on the lane's stream, without an event.
-  ASSERT_TRUE(model.lane->stream().copy(values.data(), later.data(), 8).ok());
-  TestRun run(model.host.device());
-  run.input(values, {1, 2});
-  run.output(DataType::fp32, {1, 2});
-  ASSERT_TRUE(model.lane->enqueue(kEager, run.io()).ok());
-  EXPECT_FALSE(run.done());
-  EXPECT_FALSE(run.io().inputs_consumed.query().value());
-  door.open();
-  ASSERT_TRUE(run.wait().ok());
-  EXPECT_TRUE(run.io().inputs_consumed.query().value());
-  EXPECT_EQ(run.values<float>(0), later);
+TEST(ReferenceIdentity, EnqueueReturnsBeforeTheRunStarts) {
+  for (const std::string traits : {"", "&own_stream=1"}) {
+    Loaded model("reference:identity?shape=2" + traits);
+    Door door;
+    door.shut(model.lane->stream());
+    const std::vector<float> values = counting(2);
+    TestRun run(model.host.device());
+    run.input(values, {1, 2});
+    run.output(DataType::fp32, {1, 2});
+    ASSERT_TRUE(model.lane->enqueue(kEager, run.io()).ok());
+    EXPECT_FALSE(run.done());
+    EXPECT_FALSE(run.io().inputs_consumed.query().value());
+    door.open();
+    ASSERT_TRUE(run.wait().ok());
+    EXPECT_TRUE(run.io().inputs_consumed.query().value());
+    EXPECT_EQ(run.values<float>(0), values);
+  }
+}
+
+TEST(ReferenceIdentity, RunsAfterWhatTheLanesStreamDoesBefore) {
+  for (const std::string traits : {"", "&own_stream=1", "&blocking=1", "&blocking=1&own_stream=1"}) {
+    SCOPED_TRACE(traits);
+    Loaded model("reference:identity?shape=2" + traits);
+    Door door;
+    door.shut(model.lane->stream());
+    // The engine copies into the input on the lane's stream, without an event.
+    std::vector<float> values = {0, 0};
+    const std::vector<float> later = {5, 6};
+    ASSERT_TRUE(model.lane->stream().copy(values.data(), later.data(), 8).ok());
+    TestRun run(model.host.device());
+    run.input(values, {1, 2});
+    run.output(DataType::fp32, {1, 2});
+    BatchIo& io = run.io();
+    std::thread enqueuing([&] { EXPECT_TRUE(model.lane->enqueue(kEager, io).ok()); });
+    std::this_thread::sleep_for(milliseconds(20));
+    door.open();
+    enqueuing.join();
+    ASSERT_TRUE(run.wait().ok());
+    EXPECT_EQ(run.values<float>(0), later);
+  }
 }
 
 TEST(ReferenceIdentity, WaitsForInputsAndOutputsToBeReady) {
