@@ -82,7 +82,12 @@ bool DeviceState::stop() {
     driver_.join();
     for (const auto& plan : hung_) {
       for (const auto& lane : plan->lanes) {
-        if (lane->quarantined) lane->lane->abandon();
+        if (!lane->quarantined) continue;
+        if (lane->thread) {
+          lane->thread->abandon();  // it may be inside the lane, and goes on with it some day
+        } else {
+          lane->lane->abandon();
+        }
       }
     }
   }
