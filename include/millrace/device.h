@@ -2,11 +2,12 @@
 //
 // Owners (`Stream`, `Event`, `Buffer`) are move-only and release what they hold; refs (`StreamRef`,
 // `EventRef`, `DeviceRef`) are small values that own nothing and must not outlive what they name.
-// A default-made ref names nothing. There is no default stream and no current device: both are always
-// named. Destructors never throw.
+// A default-made ref names nothing. There is no default stream and no current device: both are
+// always named. Destructors never throw.
 //
-// All functions are safe to call from any thread unless they say otherwise. Those named after stream
-// work (`copy`, `record`, `wait`, `run`, ...) only enqueue: they return before the work starts.
+// All functions are safe to call from any thread unless they say otherwise. Those named after
+// stream work (`copy`, `record`, `wait`, `run`, ...) only enqueue: they return before the work
+// starts.
 #pragma once
 
 #include <atomic>
@@ -34,9 +35,9 @@ enum class DeviceKind : std::uint8_t {
   cuda,  // an NVIDIA GPU
 };
 
-/// Where memory lies and work runs. "host" (no index) is ordinary memory, which belongs to no device in
-/// particular; "host:0" is a host device, an asynchronous device made of threads; "cuda:0" a GPU, by its
-/// index among the visible ones.
+/// Where memory lies and work runs. "host" (no index) is ordinary memory, which belongs to no
+/// device in particular; "host:0" is a host device, an asynchronous device made of threads;
+/// "cuda:0" a GPU, by its index among the visible ones.
 struct DeviceId {
   DeviceKind kind = DeviceKind::host;
   std::int32_t index = -1;
@@ -58,8 +59,8 @@ struct DeviceId {
 /// "host", "host:0", "cuda:1".
 [[nodiscard]] std::string to_string(DeviceId id);
 
-/// Memory of a device, in bytes. `limit` is what may be used in all: the hardware's size, or less where
-/// the user set less.
+/// Memory of a device, in bytes. `limit` is what may be used in all: the hardware's size, or less
+/// where the user set less.
 struct MemoryInfo {
   std::size_t used_bytes = 0;  // by this process through this device
   std::size_t free_bytes = 0;
@@ -68,11 +69,11 @@ struct MemoryInfo {
 
 struct DeviceInfo {
   DeviceId id;
-  std::string uuid;      // "GPU-..." for GPUs, "HOST-n" for host devices
-  std::string name;      // as the vendor says: "NVIDIA H200", "Intel(R) Xeon(R) ..."
-  int compute_major = 0; // compute capability; 0 for host devices
+  std::string uuid;       // "GPU-..." for GPUs, "HOST-n" for host devices
+  std::string name;       // as the vendor says: "NVIDIA H200", "Intel(R) Xeon(R) ..."
+  int compute_major = 0;  // compute capability; 0 for host devices
   int compute_minor = 0;
-  int cores = 0;         // processors usable by this process, or streaming multiprocessors
+  int cores = 0;  // processors usable by this process, or streaming multiprocessors
   std::size_t memory_bytes = 0;
 };
 
@@ -85,8 +86,8 @@ class Device;
 class StreamImpl;
 class EventImpl;
 
-/// Wakes a thread that waits for work. One waiter, any number of wakers. A wake that comes before the
-/// wait is kept, so none is lost; several may collapse into one.
+/// Wakes a thread that waits for work. One waiter, any number of wakers. A wake that comes before
+/// the wait is kept, so none is lost; several may collapse into one.
 class Waker {
  public:
   Waker() = default;
@@ -96,8 +97,8 @@ class Waker {
   void wake() noexcept;
   /// Returns true once woken since the last return, false at `until`. Only by the one waiter.
   bool wait_until(TimePoint until) noexcept;
-  /// Makes `wake` call `instead(context)` on the waking thread, for a waiter whose work any thread may do. Before
-  /// the first wake.
+  /// Makes `wake` call `instead(context)` on the waking thread, for a waiter whose work any thread
+  /// may do. Before the first wake.
   void redirect(void (*instead)(void* context) noexcept, void* context) noexcept {
     instead_ = instead;
     context_ = context;
@@ -106,7 +107,8 @@ class Waker {
  private:
   void (*instead_)(void* context) noexcept = nullptr;
   void* context_ = nullptr;
-  // 0: nothing, 1: a wake is kept, 2: the waiter sleeps. A futex word: no lock, no spurious allocation.
+  // 0: nothing, 1: a wake is kept, 2: the waiter sleeps. A futex word: no lock, no spurious
+  // allocation.
   std::atomic<std::uint32_t> state_{0};
 };
 
@@ -161,31 +163,33 @@ struct CopyPiece {
   std::size_t bytes = 0;
 };
 
-/// A non-owning name of a stream: an ordered queue of work on a device. A ref that names none answers
-/// invalid_argument, as do null addresses (but for zero bytes, which are no work).
+/// A non-owning name of a stream: an ordered queue of work on a device. A ref that names none
+/// answers invalid_argument, as do null addresses (but for zero bytes, which are no work).
 class StreamRef {
  public:
   constexpr StreamRef() noexcept = default;
   explicit constexpr StreamRef(StreamImpl* impl) noexcept : impl_(impl) {}
 
   [[nodiscard]] DeviceId device() const noexcept;
-  /// Enqueues a copy between any two addresses that the device can reach. Host memory should be pinned
-  /// where a GPU is concerned (pageable works, slower). Both ends must stay valid until it is done.
+  /// Enqueues a copy between any two addresses that the device can reach. Host memory should be
+  /// pinned where a GPU is concerned (pageable works, slower). Both ends must stay valid until it
+  /// is done.
   Result<void> copy(void* target, const void* source, std::size_t bytes) const;
   /// Enqueues several copies as one piece of work. `pieces` itself may go when this returns.
   Result<void> gather(std::span<const CopyPiece> pieces) const;
   Result<void> fill(void* target, std::uint8_t value, std::size_t bytes) const;
-  /// Enqueues a host function, called on a thread of the device in stream order. It must not throw (an
-  /// exception is caught and logged) nor, on a GPU, call the device's API.
+  /// Enqueues a host function, called on a thread of the device in stream order. It must not throw
+  /// (an exception is caught and logged) nor, on a GPU, call the device's API.
   Result<void> run(std::function<void()> task) const;
   /// Enqueues: `event` (of this device) is reached when all earlier work is done.
   Result<void> record(EventRef event) const;
-  /// Enqueues: later work starts when `event` (of any device) is reached. A never-recorded event or a
-  /// null ref does not wait.
+  /// Enqueues: later work starts when `event` (of any device) is reached. A never-recorded event or
+  /// a null ref does not wait.
   Result<void> wait(EventRef event) const;
-  /// Enqueues: `word` (in ordinary or pinned memory of the device) becomes `value`, and then, where the
-  /// device can do so by itself, `waker` (may be null) is woken. See `Device::wake_after`. Both must
-  /// outlive the stream's work: seeing the word does not mean that the waker is no longer touched.
+  /// Enqueues: `word` (in ordinary or pinned memory of the device) becomes `value`, and then, where
+  /// the device can do so by itself, `waker` (may be null) is woken. See `Device::wake_after`. Both
+  /// must outlive the stream's work: seeing the word does not mean that the waker is no longer
+  /// touched.
   Result<void> signal(std::atomic<std::uint64_t>& word, std::uint64_t value, Waker* waker) const;
   /// Whether all work is done. Errors: gpu_fault.
   [[nodiscard]] Result<bool> query() const;
@@ -209,14 +213,15 @@ class Stream {
   explicit Stream(std::unique_ptr<StreamImpl> impl) noexcept;
   Stream(Stream&&) noexcept;
   Stream& operator=(Stream&&) noexcept;
-  /// Lets the work enqueued so far finish, and waits for it on a host device (whose thread ends here).
+  /// Lets the work enqueued so far finish, and waits for it on a host device (whose thread ends
+  /// here).
   ~Stream();
 
   [[nodiscard]] StreamRef ref() const noexcept { return StreamRef(impl_.get()); }
   operator StreamRef() const noexcept { return ref(); }
   explicit operator bool() const noexcept { return impl_ != nullptr; }
-  /// Gives the stream up unfinished: its thread or native handle is left to the process, and nothing is
-  /// waited for. For a stream whose work never ends.
+  /// Gives the stream up unfinished: its thread or native handle is left to the process, and
+  /// nothing is waited for. For a stream whose work never ends.
   void abandon() noexcept;
 
  private:
@@ -230,8 +235,8 @@ struct StreamOptions {
   std::string name;
 };
 
-/// Owns memory on a device. Freed on destruction, which does not wait for streams: the owner must know
-/// that no work still uses it.
+/// Owns memory on a device. Freed on destruction, which does not wait for streams: the owner must
+/// know that no work still uses it.
 class Buffer {
  public:
   Buffer() noexcept = default;
@@ -270,8 +275,8 @@ class Device {
   [[nodiscard]] virtual Result<Event> new_event(EventTiming timing) = 0;
   /// Zero bytes give an empty buffer. Errors: out_of_memory with needed and free bytes.
   [[nodiscard]] virtual Result<Buffer> allocate(std::size_t bytes, MemoryKind kind) = 0;
-  /// Makes sure that `waker` is woken soon after `event` is reached, for devices whose streams cannot
-  /// wake a thread themselves; does nothing for those that can. Returns at once.
+  /// Makes sure that `waker` is woken soon after `event` is reached, for devices whose streams
+  /// cannot wake a thread themselves; does nothing for those that can. Returns at once.
   virtual Result<void> wake_after(EventRef event, Waker& waker) = 0;
 
  protected:
@@ -283,8 +288,8 @@ class Device {
 using DeviceRef = Device*;
 
 struct HostDeviceOptions {
-  /// Memory of kind `device` that allocations may take in all; 0: what the machine has. Pinned memory is
-  /// the host's and does not count, as with a GPU.
+  /// Memory of kind `device` that allocations may take in all; 0: what the machine has. Pinned
+  /// memory is the host's and does not count, as with a GPU.
   std::size_t memory_limit_bytes = 0;
   /// Imitates a slower device: sleeping or computing reference models take this many times longer.
   /// Above 0.
@@ -292,8 +297,9 @@ struct HostDeviceOptions {
 };
 
 struct DeviceSetOptions {
-  /// Names as `--devices` takes them: "0", "2" (GPUs by index), "GPU-uuid" (or an unambiguous prefix of
-  /// one), "cuda:0", "host", "host:0". Empty: all visible GPUs, or one host device when there is none.
+  /// Names as `--devices` takes them: "0", "2" (GPUs by index), "GPU-uuid" (or an unambiguous
+  /// prefix of one), "cuda:0", "host", "host:0". Empty: all visible GPUs, or one host device when
+  /// there is none.
   std::vector<std::string> devices;
   /// Settings of host:0, host:1, ...; those without take the defaults.
   std::vector<HostDeviceOptions> host;
@@ -301,11 +307,12 @@ struct DeviceSetOptions {
 
 /// The devices that a program uses, in the order named. Owns them.
 ///
-/// `CUDA_VISIBLE_DEVICES` is honoured as CUDA does: indices and UUIDs count among what it leaves visible.
+/// `CUDA_VISIBLE_DEVICES` is honoured as CUDA does: indices and UUIDs count among what it leaves
+/// visible.
 class DeviceSet {
  public:
-  /// Errors: not_found for a device that is not there, listing those that are; invalid_argument for a
-  /// name that cannot be read, or named twice.
+  /// Errors: not_found for a device that is not there, listing those that are; invalid_argument for
+  /// a name that cannot be read, or named twice.
   [[nodiscard]] static Result<DeviceSet> open(const DeviceSetOptions& options = {});
   DeviceSet() noexcept;
   DeviceSet(DeviceSet&&) noexcept;

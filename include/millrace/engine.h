@@ -31,12 +31,13 @@ enum class WaitMode : std::uint8_t {
 };
 
 struct EngineOptions {
-  DeviceSetOptions devices;
+  DeviceSetOptions devices{};
   WaitMode wait = WaitMode::automatic;
   /// Threads that run callers' callbacks.
   int callback_threads = 1;
-  /// Batches that may be in flight on a device over all its models; 0: no cap but that of the slots.
-  /// A cap is what makes weights and priority classes bite where models do not contend otherwise.
+  /// Batches that may be in flight on a device over all its models; 0: no cap but that of the
+  /// slots. A cap is what makes weights and priority classes bite where models do not contend
+  /// otherwise.
   int max_batches_in_flight = 0;
   /// Device times are taken of one batch in this many; 1: of all.
   int sample_every = 16;
@@ -80,10 +81,10 @@ class Engine {
   /// Refuses new work, answers what is queued with `cancelled`, waits for what is in flight.
   ~Engine();
 
-  /// Loads, warms and publishes; returns when the model can run on all its devices. Other models go on
-  /// meanwhile. On any error the engine is as it was before. Errors: not_found (file, device, backend),
-  /// invalid_argument (configuration, name in use, corrupt file), out_of_memory (needed, free, held by
-  /// whom), unsupported.
+  /// Loads, warms and publishes; returns when the model can run on all its devices. Other models go
+  /// on meanwhile. On any error the engine is as it was before. Errors: not_found (file, device,
+  /// backend), invalid_argument (configuration, name in use, corrupt file), out_of_memory (needed,
+  /// free, held by whom), unsupported.
   [[nodiscard]] Result<Model> load(ModelConfig config);
   /// Refuses new requests, lets queued and running ones finish, frees the model. Errors: not_found;
   /// deadline_exceeded when it is not empty by then (it stays unloading: call again);

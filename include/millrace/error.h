@@ -1,8 +1,8 @@
 // What can go wrong, and how a function says so.
 //
-// Whatever a caller may reasonably meet (a wrong shape, a missing file, a full queue) comes back as a
-// `Result<T>`; only constructors of handles may throw. Nothing throws out of a thread, a callback or
-// a destructor.
+// Whatever a caller may reasonably meet (a wrong shape, a missing file, a full queue) comes back as
+// a `Result<T>`; only constructors of handles may throw. Nothing throws out of a thread, a callback
+// or a destructor.
 #pragma once
 
 #include <cassert>

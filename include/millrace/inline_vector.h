@@ -11,8 +11,8 @@
 
 namespace millrace {
 
-/// A sequence like std::vector, with room for `N` elements in place. Moving moves elements while they
-/// are in place. References are invalidated by growth, as with std::vector.
+/// A sequence like std::vector, with room for `N` elements in place. Moving moves elements while
+/// they are in place. References are invalidated by growth, as with std::vector.
 template <class T, std::size_t N>
 class InlineVector {
   static_assert(N > 0);

@@ -9,15 +9,16 @@
 
 namespace millrace {
 
-/// Keeps memory from being reused or freed for as long as a copy of the lease lives. Copying costs one
-/// atomic addition and never allocates. The last copy to go releases the memory, on the thread that
-/// drops it; copies may be used from several threads at once, one copy may not.
+/// Keeps memory from being reused or freed for as long as a copy of the lease lives. Copying costs
+/// one atomic addition and never allocates. The last copy to go releases the memory, on the thread
+/// that drops it; copies may be used from several threads at once, one copy may not.
 class Lease {
  public:
   /// What a lease holds. A subclass starts with one count, which `Lease::adopt` takes over.
   class Counted {
    public:
-    /// Called once, when the last lease is gone; usually deletes or recycles the object. Must not throw.
+    /// Called once, when the last lease is gone; usually deletes or recycles the object. Must not
+    /// throw.
     virtual void dispose() noexcept = 0;
 
    protected:

@@ -24,12 +24,13 @@ struct TensorInfo {
 };
 
 struct BatchPolicy {
-  /// The most items in a batch; 0: what the model allows, 32 where it sets no limit. 1 turns combining off.
+  /// The most items in a batch; 0: what the model allows, 32 where it sets no limit. 1 turns
+  /// combining off.
   std::int64_t max_items = 0;
   /// Sizes worth waiting for within `max_delay`, ascending; the maximum always counts as one.
   std::vector<std::int64_t> preferred_items;
-  /// How long the oldest waiting request may be held back for a fuller batch. Zero: never; batches then
-  /// form only while all lanes are busy.
+  /// How long the oldest waiting request may be held back for a fuller batch. Zero: never; batches
+  /// then form only while all lanes are busy.
   Duration max_delay{};
   /// Answers are handed over in the order of submission.
   bool preserve_order = false;
@@ -51,33 +52,33 @@ struct EnsembleStep {
 
 struct ModelConfig {
   /// Unique in the engine; empty: from the file's name.
-  std::string name;
+  std::string name{};
   /// A model file, or "reference:KIND?option=value&..." for the built-in reference backend.
-  std::string path;
+  std::string path{};
   /// The file's content instead, e.g. an ONNX model in memory; `path` is then only a name.
-  std::shared_ptr<const std::string> content;
+  std::shared_ptr<const std::string> content{};
   /// "auto", or a name from `backend_infos()`.
   std::string backend = "auto";
   /// Devices of the engine to run on; empty: all of them.
-  std::vector<DeviceId> devices;
+  std::vector<DeviceId> devices{};
   /// Per device; 0: the backend's default for that device.
   int lanes = 0;
   /// Batches in flight per lane, 1 to 8.
   int slots = 2;
-  BatchPolicy batching;
-  QueueLimits limits;
-  /// Between models of a device: a higher class goes first; within a class the earliest deadline, then the
-  /// share of device time in proportion to `weight`.
+  BatchPolicy batching{};
+  QueueLimits limits{};
+  /// Between models of a device: a higher class goes first; within a class the earliest deadline,
+  /// then the share of device time in proportion to `weight`.
   int priority_class = 0;
   double weight = 1.0;
   /// A batch on the device for longer than this is given up and its lane quarantined; zero: never.
   Duration hang_timeout = std::chrono::seconds(60);
   /// The backend's own settings, refused by name when it does not know them (docs/backends.md).
-  std::map<std::string, std::string> options;
-  /// Not empty: this is an ensemble of models loaded before; `path`, `backend`, lanes and batching do not
-  /// apply. `ensemble_outputs` names the tensors that answer.
-  std::vector<EnsembleStep> ensemble;
-  std::vector<std::string> ensemble_outputs;
+  std::map<std::string, std::string> options{};
+  /// Not empty: this is an ensemble of models loaded before; `path`, `backend`, lanes and batching
+  /// do not apply. `ensemble_outputs` names the tensors that answer.
+  std::vector<EnsembleStep> ensemble{};
+  std::vector<std::string> ensemble_outputs{};
 };
 
 /// What a loaded model turned out to be.
@@ -94,10 +95,10 @@ struct ModelInfo {
     int lanes = 0;
     int slots = 0;
     bool lanes_share_weights = true;
-    std::size_t weights_bytes = 0;   // once
-    std::size_t lane_bytes = 0;      // for each lane: contexts, activations
-    std::size_t slot_bytes = 0;      // for each lane: input and output blocks
-    int prepared_shapes = 0;         // per lane
+    std::size_t weights_bytes = 0;  // once
+    std::size_t lane_bytes = 0;     // for each lane: contexts, activations
+    std::size_t slot_bytes = 0;     // for each lane: input and output blocks
+    int prepared_shapes = 0;        // per lane
     bool enqueue_blocks = false;
   };
   std::vector<Placement> placements;
@@ -115,8 +116,9 @@ class Model {
   explicit operator bool() const noexcept { return state_ != nullptr; }
   [[nodiscard]] const ModelInfo& info() const noexcept;
 
-  /// Validates, then queues. Errors come through the future: invalid_argument (names, types, shapes),
-  /// queue_full at once when the queue has no room, deadline_exceeded, unavailable while unloading.
+  /// Validates, then queues. Errors come through the future: invalid_argument (names, types,
+  /// shapes), queue_full at once when the queue has no room, deadline_exceeded, unavailable while
+  /// unloading.
   [[nodiscard]] Future submit(Request request) const;
   /// The same with a callback. An error returned here means that the callback will not be called.
   Result<Ticket> submit(Request request, Callback callback) const;

@@ -15,10 +15,10 @@ namespace millrace {
 
 /// A tensor by the name that the model gives it (see "millrace inspect").
 ///
-/// As an input: with a lease, the memory is used where it lies and must not change until the lease is
-/// dropped. Without one, it is only borrowed: it must stay valid and unchanged until the answer comes,
-/// and where the answer is an error with `ErrorCode::unavailable` about a lane that hangs, for as long as
-/// the engine lives; give a lease where that matters.
+/// As an input: with a lease, the memory is used where it lies and must not change until the lease
+/// is dropped. Without one, it is only borrowed: it must stay valid and unchanged until the answer
+/// comes, and where the answer is an error with `ErrorCode::unavailable` about a lane that hangs,
+/// for as long as the engine lives; give a lease where that matters.
 struct NamedTensor {
   std::string name;
   TensorView view;
@@ -35,14 +35,14 @@ enum class OutputPlacement : std::uint8_t {
 struct RequestedOutput {
   std::string name;
   OutputPlacement placement = OutputPlacement::automatic;
-  /// For OutputPlacement::target: contiguous memory of the caller's, of the output's type and at least
-  /// its size. Not for BYTES.
+  /// For OutputPlacement::target: contiguous memory of the caller's, of the output's type and at
+  /// least its size. Not for BYTES.
   TensorView target;
   Lease lease;
 };
 
-/// Requests of one sequence are to run in order on one lane. No backend supports this yet: a request with
-/// a non-zero id is refused by name.
+/// Requests of one sequence are to run in order on one lane. No backend supports this yet: a
+/// request with a non-zero id is refused by name.
 struct Sequence {
   std::uint64_t id = 0;
   bool start = false;
@@ -50,8 +50,8 @@ struct Sequence {
 };
 
 struct Request {
-  /// Every input of the model, once. Along the batch axis all have the same number of items, at least 1 and at most
-  /// the model's maximum.
+  /// Every input of the model, once. Along the batch axis all have the same number of items, at
+  /// least 1 and at most the model's maximum.
   InlineVector<NamedTensor, 2> inputs;
   /// The outputs wanted; empty: all, placed automatically.
   InlineVector<RequestedOutput, 2> outputs;
@@ -62,8 +62,8 @@ struct Request {
   /// Echoed in the response.
   std::string id;
   Sequence sequence;
-  /// The open loop's intended send time: when set, `RequestTimes::submitted` and the latency histograms
-  /// count from here.
+  /// The open loop's intended send time: when set, `RequestTimes::submitted` and the latency
+  /// histograms count from here.
   std::optional<TimePoint> intended;
 };
 
@@ -77,8 +77,9 @@ struct RequestTimes {
 
 struct Response {
   std::string id;
-  /// In the order asked for, else in the model's. The views lie in memory that their leases hold; the
-  /// outputs of requests that ran in one batch may share a block, which is reused when all have gone.
+  /// In the order asked for, else in the model's. The views lie in memory that their leases hold;
+  /// the outputs of requests that ran in one batch may share a block, which is reused when all have
+  /// gone.
   InlineVector<NamedTensor, 2> outputs;
   RequestTimes times;
   DeviceId device;  // that computed it
@@ -94,8 +95,9 @@ struct Response {
   }
 };
 
-/// Called once per response of a request (`last` on the final one; today's models answer once), on a thread of
-/// the engine's executor. It may submit; it should not block. An exception from it is caught and logged.
+/// Called once per response of a request (`last` on the final one; today's models answer once), on
+/// a thread of the engine's executor. It may submit; it should not block. An exception from it is
+/// caught and logged.
 using Callback = std::function<void(Result<Response> response, bool last)>;
 
 class RequestState;
@@ -104,8 +106,8 @@ class RequestState;
 class Ticket {
  public:
   Ticket() noexcept = default;
-  /// True when the request had not started: it is answered with `ErrorCode::cancelled`. False when it is
-  /// running or answered; then nothing changes.
+  /// True when the request had not started: it is answered with `ErrorCode::cancelled`. False when
+  /// it is running or answered; then nothing changes.
   bool cancel() noexcept;
 
  private:

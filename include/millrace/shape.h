@@ -16,7 +16,8 @@
 
 namespace millrace {
 
-/// The most dimensions a tensor may have: TensorRT's limit, so that a request means the same everywhere.
+/// The most dimensions a tensor may have: TensorRT's limit, so that a request means the same
+/// everywhere.
 inline constexpr std::size_t kMaxRank = 8;
 /// A dimension whose size is not known before a request comes.
 inline constexpr std::int64_t kDynamic = -1;
@@ -35,7 +36,9 @@ class Dims {
 
   [[nodiscard]] constexpr std::size_t rank() const noexcept { return rank_; }
   [[nodiscard]] constexpr bool empty() const noexcept { return rank_ == 0; }
-  [[nodiscard]] constexpr std::int64_t operator[](std::size_t i) const noexcept { return values_[i]; }
+  [[nodiscard]] constexpr std::int64_t operator[](std::size_t i) const noexcept {
+    return values_[i];
+  }
   [[nodiscard]] constexpr std::int64_t& operator[](std::size_t i) noexcept { return values_[i]; }
   [[nodiscard]] constexpr const std::int64_t* begin() const noexcept { return values_; }
   [[nodiscard]] constexpr const std::int64_t* end() const noexcept { return values_ + rank_; }
@@ -66,18 +69,20 @@ using Strides = Dims;
 
 [[nodiscard]] bool is_dynamic(const Shape& shape) noexcept;
 
-/// The number of elements. Errors: invalid_argument for a negative or dynamic dimension or one whose
-/// product does not fit in 63 bits; a shape with a size of 0 has 0 elements, whatever the others.
+/// The number of elements. Errors: invalid_argument for a negative or dynamic dimension or one
+/// whose product does not fit in 63 bits; a shape with a size of 0 has 0 elements, whatever the
+/// others.
 [[nodiscard]] Result<std::int64_t> element_count(const Shape& shape);
 
-/// The bytes that a contiguous tensor takes (for BYTES: of its offsets array). Errors: as element_count.
+/// The bytes that a contiguous tensor takes (for BYTES: of its offsets array). Errors: as
+/// element_count.
 [[nodiscard]] Result<std::size_t> byte_count(DataType type, const Shape& shape);
 
 /// Strides of a C-contiguous (row-major) tensor of that static shape.
 [[nodiscard]] Strides contiguous_strides(const Shape& shape) noexcept;
 
-/// Whether those strides (none: contiguous) describe a C-contiguous tensor; strides of dimensions of
-/// size 1 do not matter.
+/// Whether those strides (none: contiguous) describe a C-contiguous tensor; strides of dimensions
+/// of size 1 do not matter.
 [[nodiscard]] bool is_contiguous(const Shape& shape, const Strides& strides) noexcept;
 
 /// Whether `shape` (static) fits `pattern`, in which `kDynamic` matches any size.

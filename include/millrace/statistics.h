@@ -15,17 +15,17 @@
 
 namespace millrace {
 
-/// A histogram of non-negative integers (nanoseconds, items) with buckets of at most 1% relative width,
-/// in the manner of HdrHistogram: exact below 128, 128 buckets per power of two above. Values over
-/// 2^42 (73 minutes in nanoseconds) are counted in the last bucket.
+/// A histogram of non-negative integers (nanoseconds, items) with buckets of at most 1% relative
+/// width, in the manner of HdrHistogram: exact below 128, 128 buckets per power of two above.
+/// Values over 2^42 (73 minutes in nanoseconds) are counted in the last bucket.
 ///
 /// A plain value: copying, merging and subtracting snapshots is what makes windows out of totals.
 class Histogram {
  public:
   static constexpr int kSubBucketBits = 7;
   static constexpr int kMaxBits = 42;
-  static constexpr std::size_t kBuckets =
-      std::size_t{kMaxBits - kSubBucketBits + 1} << kSubBucketBits;
+  static constexpr std::size_t kBuckets = std::size_t{kMaxBits - kSubBucketBits + 1}
+                                          << kSubBucketBits;
 
   [[nodiscard]] static std::size_t bucket_of(std::uint64_t value) noexcept;
   /// The middle of the bucket, which is reported for all values in it.
@@ -38,8 +38,8 @@ class Histogram {
 
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
   [[nodiscard]] double mean() const noexcept;
-  /// The smallest recorded value (within a bucket's width) that at least `q` (0..1) of all values do not
-  /// exceed; 0 when empty.
+  /// The smallest recorded value (within a bucket's width) that at least `q` (0..1) of all values
+  /// do not exceed; 0 when empty.
   [[nodiscard]] std::uint64_t quantile(double q) const noexcept;
   [[nodiscard]] std::uint64_t max() const noexcept;
   /// Counts per bucket; empty or `kBuckets` long.
@@ -52,12 +52,13 @@ class Histogram {
   double sum_ = 0;
 };
 
-/// The phases of a request's walk, each from the point before it. `queue` and `total` are recorded of every
-/// request; the others, which need device times, of the batches sampled (all of them on host devices).
-/// Where all are recorded, the first six add up to `total`.
+/// The phases of a request's walk, each from the point before it. `queue` and `total` are recorded
+/// of every request; the others, which need device times, of the batches sampled (all of them on
+/// host devices). Where all are recorded, the first six add up to `total`.
 enum class Phase : std::uint8_t {
   queue,     // submit -> a driver picked it
-  stage,     // picked -> the lane started on its batch: enqueueing, and waiting behind the batch before
+  stage,     // picked -> the lane started on its batch: enqueueing, and waiting behind the batch
+             // before
   copy_in,   // -> inputs in the batch
   compute,   // -> outputs computed
   copy_out,  // -> outputs where they go
@@ -69,20 +70,20 @@ inline constexpr std::size_t kPhases = 7;
 
 /// Totals of one model since it was loaded.
 struct ModelStatistics {
-  std::uint64_t requests = 0;   // answered, in whatever way
+  std::uint64_t requests = 0;  // answered, in whatever way
   std::uint64_t succeeded = 0;
-  std::uint64_t failed = 0;     // by an error of the model or device
-  std::uint64_t rejected = 0;   // queue full
-  std::uint64_t expired = 0;    // deadline passed
+  std::uint64_t failed = 0;    // by an error of the model or device
+  std::uint64_t rejected = 0;  // queue full
+  std::uint64_t expired = 0;   // deadline passed
   std::uint64_t cancelled = 0;
-  std::uint64_t items = 0;      // of succeeded requests
+  std::uint64_t items = 0;  // of succeeded requests
   std::uint64_t batches = 0;
-  std::uint64_t prepared_batches = 0;   // run as prepared (graphs)
-  std::uint64_t bound_in_place = 0;     // batches whose input was bound where it lay
-  std::uint64_t queued_requests = 0;    // now
-  std::uint64_t queued_bytes = 0;       // now
-  std::uint64_t running_batches = 0;    // now
-  Duration device_time{};               // sum over batches
+  std::uint64_t prepared_batches = 0;     // run as prepared (graphs)
+  std::uint64_t bound_in_place = 0;       // batches whose input was bound where it lay
+  std::uint64_t queued_requests = 0;      // now
+  std::uint64_t queued_bytes = 0;         // now
+  std::uint64_t running_batches = 0;      // now
+  Duration device_time{};                 // sum over batches
   std::array<Histogram, kPhases> phases;  // nanoseconds; request-weighted
   Histogram batch_items;
 
@@ -108,9 +109,9 @@ struct BatchTimeline {
   TimePoint completed;
 };
 
-/// Writes timelines in the Trace Event Format, which Perfetto and chrome://tracing read: a process per
-/// device, a track per lane and per phase. Errors: unavailable when the file cannot be written (disk
-/// full included); nothing half-written is left.
+/// Writes timelines in the Trace Event Format, which Perfetto and chrome://tracing read: a process
+/// per device, a track per lane and per phase. Errors: unavailable when the file cannot be written
+/// (disk full included); nothing half-written is left.
 [[nodiscard]] Result<void> write_chrome_trace(std::span<const BatchTimeline> timelines,
                                               const std::string& path);
 

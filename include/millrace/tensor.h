@@ -18,8 +18,9 @@ namespace millrace {
 
 /// Names a tensor's memory without owning it. A small value.
 ///
-/// BYTES tensors have two parts: `offsets`, `element_count(shape) + 1` ascending numbers, and `data`, the
-/// block of bytes in which element i is [offsets[i], offsets[i+1]). Both lie in host memory.
+/// BYTES tensors have two parts: `offsets`, `element_count(shape) + 1` ascending numbers, and
+/// `data`, the block of bytes in which element i is [offsets[i], offsets[i+1]). Both lie in host
+/// memory.
 struct TensorView {
   DataType type = DataType::fp32;
   Shape shape;
@@ -47,8 +48,8 @@ struct TensorView {
   }
 
   [[nodiscard]] bool contiguous() const noexcept { return is_contiguous(shape, strides); }
-  /// Bytes of a contiguous tensor of this type and shape; for BYTES, of the byte block (reads `offsets`).
-  /// Errors: as `byte_count`.
+  /// Bytes of a contiguous tensor of this type and shape; for BYTES, of the byte block (reads
+  /// `offsets`). Errors: as `byte_count`.
   [[nodiscard]] Result<std::size_t> bytes() const;
   template <class T>
   [[nodiscard]] T* as() const noexcept {
@@ -58,13 +59,15 @@ struct TensorView {
 };
 
 /// Checks what can be checked without the memory itself: rank, sizes, overflow, pointers present,
-/// strides of the right rank and not negative, ascending BYTES offsets (all of them are read). Messages
-/// begin with `name`, as in: input "images": expected ... . Errors: invalid_argument, unsupported.
+/// strides of the right rank and not negative, ascending BYTES offsets (all of them are read).
+/// Messages begin with `name`, as in: input "images": expected ... . Errors: invalid_argument,
+/// unsupported.
 [[nodiscard]] Result<void> validate(const TensorView& view, std::string_view name);
 
-/// Part of a tensor along its first dimension: `count` rows from `first`. Contiguous tensors only; BYTES
-/// slices share the block and point into the offsets.
-[[nodiscard]] TensorView slice(const TensorView& view, std::int64_t first, std::int64_t count) noexcept;
+/// Part of a tensor along its first dimension: `count` rows from `first`. Contiguous tensors only;
+/// BYTES slices share the block and point into the offsets.
+[[nodiscard]] TensorView slice(const TensorView& view, std::int64_t first,
+                               std::int64_t count) noexcept;
 
 /// A view together with a lease on its memory.
 class Tensor {
@@ -72,10 +75,11 @@ class Tensor {
   Tensor() noexcept = default;
   Tensor(TensorView view, Lease lease) noexcept : view_(view), lease_(std::move(lease)) {}
 
-  /// New contiguous host memory of that type and static shape, uninitialized, 64-byte aligned. Not for
-  /// BYTES: see `of_strings`. Errors: invalid_argument, out_of_memory.
+  /// New contiguous host memory of that type and static shape, uninitialized, 64-byte aligned. Not
+  /// for BYTES: see `of_strings`. Errors: invalid_argument, out_of_memory.
   [[nodiscard]] static Result<Tensor> allocate(DataType type, const Shape& shape);
-  /// A BYTES tensor that owns a copy of `values`; their number must be that of the shape's elements.
+  /// A BYTES tensor that owns a copy of `values`; their number must be that of the shape's
+  /// elements.
   [[nodiscard]] static Result<Tensor> of_strings(std::span<const std::string_view> values,
                                                  const Shape& shape);
 

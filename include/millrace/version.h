@@ -10,7 +10,8 @@ namespace millrace {
 /// "0.1.0".
 [[nodiscard]] std::string_view version() noexcept;
 
-/// A component and its version, as a bug report needs them: "compiler", "cuda runtime", "onnxruntime", ...
+/// A component and its version, as a bug report needs them: "compiler", "cuda runtime",
+/// "onnxruntime", ...
 struct ComponentVersion {
   std::string component;
   std::string version;

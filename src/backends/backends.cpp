@@ -15,9 +15,12 @@ std::string known_names() {
   return join(names, ", ");
 }
 
-std::string model_text(const ModelSpec& spec) { return concat("model ", quoted(std::string_view(spec.name))); }
+std::string model_text(const ModelSpec& spec) {
+  return concat("model ", quoted(std::string_view(spec.name)));
+}
 
-Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& spec, DeviceRef device) {
+Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& spec,
+                                   DeviceRef device) {
   for (const Backend& backend : backends()) {
     if (backend.name != requested) continue;
     const Support support = backend.supports(spec, device);
@@ -25,7 +28,8 @@ Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& 
     return Error{ErrorCode::unsupported, concat(model_text(spec), ": backend \"", backend.name,
                                                 "\" cannot run it: ", support.reason)};
   }
-  return Error{ErrorCode::not_found, concat("there is no backend ", quoted(requested), "; there are ", known_names())};
+  return Error{ErrorCode::not_found,
+               concat("there is no backend ", quoted(requested), "; there are ", known_names())};
 }
 
 }  // namespace
@@ -41,14 +45,17 @@ std::vector<BackendInfo> backend_infos() {
   return infos;
 }
 
-Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec& spec, DeviceRef device) {
+Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec& spec,
+                                     DeviceRef device) {
   if (requested != "auto" && !requested.empty()) return choose_named(requested, spec, device);
   const bool is_plan = spec.path.ends_with(".plan") || spec.path.ends_with(".engine");
   if (is_plan) {
-    return Error{ErrorCode::unsupported,
-                 concat(model_text(spec), ": ", quoted(std::string_view(spec.path)),
-                        " is a TensorRT engine by its name, and the TensorRT backend is not in this build yet; "
-                        "load the ONNX file that it was built from")};
+    return Error{
+        ErrorCode::unsupported,
+        concat(
+            model_text(spec), ": ", quoted(std::string_view(spec.path)),
+            " is a TensorRT engine by its name, and the TensorRT backend is not in this build yet; "
+            "load the ONNX file that it was built from")};
   }
   std::string reasons;
   bool any_supports = false;
@@ -62,9 +69,10 @@ Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec
     }
     reasons += concat("\n  ", backend.name, ": ", support.reason);
   }
-  return Error{any_supports ? ErrorCode::unavailable : ErrorCode::unsupported,
-               concat(model_text(spec), ": no backend can run ", quoted(std::string_view(spec.path)), " on ",
-                      to_string(device->id()), ":", reasons)};
+  return Error{
+      any_supports ? ErrorCode::unavailable : ErrorCode::unsupported,
+      concat(model_text(spec), ": no backend can run ", quoted(std::string_view(spec.path)), " on ",
+             to_string(device->id()), ":", reasons)};
 }
 
 }  // namespace millrace

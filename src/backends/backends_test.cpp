@@ -36,11 +36,14 @@ TEST(Backends, AutoChoosesByFileAndSaysWhy) {
   Host host;
   const auto chosen = [&](const ModelSpec& spec) {
     const auto choice = choose_backend("auto", spec, host.device());
-    return choice.ok() ? std::string(choice->backend->name) + ": " + choice->reason : text_of(choice);
+    return choice.ok() ? std::string(choice->backend->name) + ": " + choice->reason
+                       : text_of(choice);
   };
   EXPECT_EQ(chosen(spec_of("a/model.onnx")), "onnxruntime: the file's name says ONNX");
-  EXPECT_EQ(chosen(spec_of("reference:identity")), "reference: the name says that it is a reference model");
-  EXPECT_EQ(chosen(spec_of("b.reference.json")), "reference: the name says that it is a reference model");
+  EXPECT_EQ(chosen(spec_of("reference:identity")),
+            "reference: the name says that it is a reference model");
+  EXPECT_EQ(chosen(spec_of("b.reference.json")),
+            "reference: the name says that it is a reference model");
   ModelSpec memory = spec_of("x");
   memory.content = std::make_shared<const std::string>("\x08\x0a");
   EXPECT_EQ(chosen(memory), "onnxruntime: a model in memory is taken for ONNX");
@@ -49,7 +52,8 @@ TEST(Backends, AutoChoosesByFileAndSaysWhy) {
 }
 
 TEST(Backends, AutoLooksAtTheFirstBytes) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / ("model" + std::to_string(getpid()) + ".bin");
+  const auto path =
+      std::filesystem::path(::testing::TempDir()) / ("model" + std::to_string(getpid()) + ".bin");
   std::filesystem::copy_file(MILLRACE_SOURCE_DIR "/tests/models/linear.onnx", path);
   Host host;
   const auto choice = choose_backend("auto", spec_of(path), host.device());
@@ -60,13 +64,14 @@ TEST(Backends, AutoLooksAtTheFirstBytes) {
 
 TEST(Backends, WhatNoneCanRunIsRefusedWithEachOnesReason) {
   Host host;
-  MILLRACE_EXPECT_ERROR(choose_backend("auto", spec_of("notes.txt"), host.device()), ErrorCode::unsupported,
-                        "no backend can run \"notes.txt\" on host:0:\n  onnxruntime: takes ONNX models");
-  MILLRACE_EXPECT_ERROR(choose_backend("auto", spec_of("notes.txt"), host.device()), ErrorCode::unsupported,
-                        "\n  reference: takes \"reference:KIND?");
+  MILLRACE_EXPECT_ERROR(
+      choose_backend("auto", spec_of("notes.txt"), host.device()), ErrorCode::unsupported,
+      "no backend can run \"notes.txt\" on host:0:\n  onnxruntime: takes ONNX models");
+  MILLRACE_EXPECT_ERROR(choose_backend("auto", spec_of("notes.txt"), host.device()),
+                        ErrorCode::unsupported, "\n  reference: takes \"reference:KIND?");
   for (const std::string name : {"net.plan", "net.engine"}) {
-    MILLRACE_EXPECT_ERROR(choose_backend("auto", spec_of(name), host.device()), ErrorCode::unsupported,
-                          "the TensorRT backend is not in this build yet");
+    MILLRACE_EXPECT_ERROR(choose_backend("auto", spec_of(name), host.device()),
+                          ErrorCode::unsupported, "the TensorRT backend is not in this build yet");
   }
 }
 
@@ -75,9 +80,10 @@ TEST(Backends, CanBeAskedForByName) {
   const auto choice = choose_backend("reference", spec_of("reference:add"), host.device());
   ASSERT_TRUE(choice.ok());
   EXPECT_EQ(choice->reason, "asked for");
-  MILLRACE_EXPECT_ERROR(choose_backend("reference", spec_of("m.onnx"), host.device()), ErrorCode::unsupported,
-                        "backend \"reference\" cannot run it");
-  MILLRACE_EXPECT_ERROR(choose_backend("tensorrt", spec_of("m.onnx"), host.device()), ErrorCode::not_found,
+  MILLRACE_EXPECT_ERROR(choose_backend("reference", spec_of("m.onnx"), host.device()),
+                        ErrorCode::unsupported, "backend \"reference\" cannot run it");
+  MILLRACE_EXPECT_ERROR(choose_backend("tensorrt", spec_of("m.onnx"), host.device()),
+                        ErrorCode::not_found,
                         "no backend \"tensorrt\"; there are auto, onnxruntime, reference");
 }
 

@@ -26,11 +26,11 @@ std::string text_of(const Result<T>& result) {
   return std::string(to_string(result.error().code)) + ": " + result.error().message;
 }
 
-#define MILLRACE_EXPECT_ERROR(result, expected_code, words)                               \
-  do {                                                                                    \
-    const auto& checked = (result);                                                       \
-    ASSERT_FALSE(checked.ok());                                                           \
-    EXPECT_EQ(checked.error().code, expected_code) << checked.error().message;            \
+#define MILLRACE_EXPECT_ERROR(result, expected_code, words)                                       \
+  do {                                                                                            \
+    const auto& checked = (result);                                                               \
+    ASSERT_FALSE(checked.ok());                                                                   \
+    EXPECT_EQ(checked.error().code, expected_code) << checked.error().message;                    \
     EXPECT_NE(checked.error().message.find(words), std::string::npos) << checked.error().message; \
   } while (false)
 
@@ -86,12 +86,14 @@ class TestRun {
     OutputSlot slot;
     slot.view.type = type;
     slot.view.device = device_->id();
-    slot.allocate = [this](DataType wanted, const Shape& shape, std::size_t bytes) -> Result<void*> {
+    slot.allocate = [this](DataType wanted, const Shape& shape,
+                           std::size_t bytes) -> Result<void*> {
       ++allocations;
       allocated_on = std::this_thread::get_id();
       if (refuse_memory) return Error{ErrorCode::out_of_memory, "no memory for this output"};
       if (wanted == DataType::bytes) {
-        bytes += (static_cast<std::size_t>(element_count(shape).value()) + 1) * sizeof(std::uint64_t);
+        bytes +=
+            (static_cast<std::size_t>(element_count(shape).value()) + 1) * sizeof(std::uint64_t);
       } else {
         EXPECT_EQ(bytes, byte_count(wanted, shape).value());
       }
@@ -116,7 +118,8 @@ class TestRun {
   }
   Result<void> wait() {
     if (auto done = done_.ref().synchronize(); !done.ok()) return done;
-    for (const auto& memory : memory_) EXPECT_TRUE(memory->intact()) << "a write beyond a tensor's memory";
+    for (const auto& memory : memory_)
+      EXPECT_TRUE(memory->intact()) << "a write beyond a tensor's memory";
     if (status_.failed()) return status_.error();
     return {};
   }
@@ -136,7 +139,8 @@ class TestRun {
     const TensorView& view = outputs_[output].view;
     std::vector<std::string> values;
     for (std::size_t i = 0; i < static_cast<std::size_t>(element_count(view.shape).value()); ++i) {
-      values.emplace_back(static_cast<const char*>(view.data) + view.offsets[i], view.offsets[i + 1] - view.offsets[i]);
+      values.emplace_back(static_cast<const char*>(view.data) + view.offsets[i],
+                          view.offsets[i + 1] - view.offsets[i]);
     }
     return values;
   }
@@ -175,7 +179,8 @@ class Host {
     if (!choice.ok()) return std::move(choice).error();
     return choice->backend->load(spec, device(), *ledger_);
   }
-  [[nodiscard]] Result<std::unique_ptr<Plan>> load(const std::string& path, std::map<std::string, std::string> options = {}) {
+  [[nodiscard]] Result<std::unique_ptr<Plan>> load(
+      const std::string& path, std::map<std::string, std::string> options = {}) {
     ModelSpec spec;
     spec.path = path;
     spec.options = std::move(options);

@@ -119,7 +119,7 @@ class LoadGenerator::State {
   void fail(const Error& error);
   void block();
   void send_at_random_times();
-  void wait_for(TimePoint due);
+  TimePoint wait_for(TimePoint due);
   Context* take_free();
 
   const Model model_;
@@ -273,14 +273,14 @@ void LoadGenerator::State::block() {
   }
 }
 
-// Sleeps, and on machines with cores to spare spins through the last 50 us.
-void LoadGenerator::State::wait_for(TimePoint due) {
+// Sleeps, and on machines with cores to spare spins through the last 50 us. Returns the time.
+TimePoint LoadGenerator::State::wait_for(TimePoint due) {
   static const Duration spin =
       std::thread::hardware_concurrency() > 4 ? std::chrono::microseconds(50) : Duration::zero();
   constexpr Duration kMostSleep = std::chrono::milliseconds(20);  // so that `stop` is heard
-  while (running_.load(std::memory_order_relaxed)) {
+  for (;;) {
     const TimePoint now = Clock::now();
-    if (now >= due) return;
+    if (now >= due || !running_.load(std::memory_order_relaxed)) return now;
     if (due - now > spin) std::this_thread::sleep_until(std::min(due - spin, now + kMostSleep));
   }
 }
@@ -301,15 +301,14 @@ void LoadGenerator::State::send_at_random_times() {
   wake_on_time();
   PoissonArrivals arrivals(options_.rate, options_.seed);
   for (TimePoint due = Clock::now() + arrivals.next();; due += arrivals.next()) {
-    wait_for(due);
+    const TimePoint now = wait_for(due);
     if (!running_.load(std::memory_order_relaxed)) return;
     Context* context = take_free();
     if (!context) {
       fail("not sent: " + std::to_string(contexts_.size()) + " requests are in flight already");
       continue;
     }
-    shards_.with(
-        [&](Tally& tally) { tally.lateness.record(nanoseconds_between(due, Clock::now())); });
+    shards_.with([&](Tally& tally) { tally.lateness.record(nanoseconds_between(due, now)); });
     context->sent = due;
     in_flight_.fetch_add(1, std::memory_order_acq_rel);
     send(*context);

@@ -5,7 +5,8 @@
 namespace millrace {
 namespace {
 
-/// A thread that sleeps until some time may wake that much later: a deadline must not pass meanwhile.
+/// A thread that sleeps until some time may wake that much later: a deadline must not pass
+/// meanwhile.
 constexpr Duration kLateWake = std::chrono::milliseconds(1);
 
 struct Prefix {
@@ -75,8 +76,8 @@ std::int64_t choose_run_size(std::int64_t items, std::span<const RunCost> costs)
   if (bucket == costs.end()) return 0;
   if (bucket->items == items || bucket->eager == Duration::zero()) return bucket->items;
   const RunCost below = bucket == costs.begin() ? RunCost{0, {}, bucket->eager} : *(bucket - 1);
-  const double part = static_cast<double>(items - below.items) /
-                      static_cast<double>(bucket->items - below.items);
+  const double part =
+      static_cast<double>(items - below.items) / static_cast<double>(bucket->items - below.items);
   const double eager = static_cast<double>(below.eager.count()) * (1 - part) +
                        static_cast<double>(bucket->eager.count()) * part;
   return static_cast<double>(bucket->prepared.count()) <= eager ? bucket->items : 0;

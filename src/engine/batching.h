@@ -15,8 +15,8 @@ struct WaitingRequest {
   TimePoint deadline = TimePoint::max();
 };
 
-/// What a queue offers one lane: requests that may run together (one shape), in the order in which they
-/// must go. The list may stop once its items reach the policy's maximum.
+/// What a queue offers one lane: requests that may run together (one shape), in the order in which
+/// they must go. The list may stop once its items reach the policy's maximum.
 struct QueueSnapshot {
   std::span<const WaitingRequest> waiting;
   /// More requests of this shape wait behind these: they did not fit.
@@ -35,7 +35,8 @@ struct BatchDecision {
   /// Requests to take from the front; 0: none yet.
   std::size_t take = 0;
   std::int64_t items = 0;
-  /// When to decide again if nothing happens before; only when `take` is 0. `TimePoint::max()`: no need.
+  /// When to decide again if nothing happens before; only when `take` is 0. `TimePoint::max()`: no
+  /// need.
   TimePoint wait_until = TimePoint::max();
 };
 
@@ -43,9 +44,10 @@ struct BatchDecision {
 ///
 /// - A full batch, or one that the next request does not fit into, goes at once.
 /// - The largest preferred size that can be formed exactly goes at once.
-/// - A smaller batch goes as soon as waiting cannot help: nothing more will come, the oldest has waited
-///   `max_delay`, or a deadline is near. With no delay allowed it goes when the lane is about to idle: until
-///   then, waiting costs nothing and may fill it.
+/// - A smaller batch goes as soon as waiting cannot help: nothing more will come, the oldest has
+/// waited
+///   `max_delay`, or a deadline is near. With no delay allowed it goes when the lane is about to
+///   idle: until then, waiting costs nothing and may fill it.
 [[nodiscard]] BatchDecision next_batch(const QueueSnapshot& queue, TimePoint now,
                                        const BatchPolicy& policy);
 
@@ -56,8 +58,8 @@ struct RunCost {
   Duration eager{};  // zero: the lane cannot run eagerly
 };
 
-/// The prepared size to pad `items` up to, or 0 to run them eagerly. `costs` ascends by items. Eager costs in
-/// between are interpolated linearly.
+/// The prepared size to pad `items` up to, or 0 to run them eagerly. `costs` ascends by items.
+/// Eager costs in between are interpolated linearly.
 [[nodiscard]] std::int64_t choose_run_size(std::int64_t items, std::span<const RunCost> costs);
 
 }  // namespace millrace

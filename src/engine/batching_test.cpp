@@ -20,7 +20,8 @@ constexpr TimePoint kNever = TimePoint::max();
 TimePoint ago(Duration time) { return kNow - time; }
 TimePoint ahead(Duration time) { return kNow + time; }
 
-// ------------------------------------------------------------------------------------------------ a table of cases
+// ------------------------------------------------------------------------------------------------
+// a table of cases
 
 struct Waiting {
   std::int64_t items = 1;
@@ -50,8 +51,9 @@ struct Case {
 BatchDecision decide(const Case& given) {
   std::vector<WaitingRequest> waiting;
   for (const Waiting& request : given.waiting) {
-    waiting.push_back({request.items, ago(request.age),
-                       request.deadline_in == Duration::max() ? kNever : ahead(request.deadline_in)});
+    waiting.push_back(
+        {request.items, ago(request.age),
+         request.deadline_in == Duration::max() ? kNever : ahead(request.deadline_in)});
   }
   QueueSnapshot queue;
   queue.waiting = waiting;
@@ -83,86 +85,183 @@ INSTANTIATE_TEST_SUITE_P(
     Batcher, NextBatch,
     testing::Values(
         Case{.name = "NothingOfNothing"},
-        Case{.name = "NothingOfNothingEvenWhenFull", .nothing_will_come = true, .max_delay = milliseconds(1)},
+        Case{.name = "NothingOfNothingEvenWhenFull",
+             .nothing_will_come = true,
+             .max_delay = milliseconds(1)},
 
         // With an idle lane and no delay allowed, whatever is there goes.
         Case{.name = "OneGoesAtOnceToAnIdleLane", .waiting = ones(1), .take = 1, .items = 1},
         Case{.name = "AllThatFitGoAtOnce", .waiting = {{3}, {4}}, .take = 2, .items = 7},
-        Case{.name = "ALaneThatIdledLongAgoIsIdle", .waiting = ones(1), .lane_idle_in = -milliseconds(5),
-             .take = 1, .items = 1},
+        Case{.name = "ALaneThatIdledLongAgoIsIdle",
+             .waiting = ones(1),
+             .lane_idle_in = -milliseconds(5),
+             .take = 1,
+             .items = 1},
 
         // Full batches.
-        Case{.name = "AFullBatchNeverSits", .waiting = ones(8), .lane_idle_in = milliseconds(9),
-             .max_delay = milliseconds(9), .take = 8, .items = 8},
-        Case{.name = "OneRequestMayFillABatch", .waiting = {{8}}, .lane_idle_in = milliseconds(9),
-             .max_delay = milliseconds(9), .take = 1, .items = 8},
-        Case{.name = "ABatchThatTheNextDoesNotFitIntoGoes", .waiting = {{5}, {4}},
-             .lane_idle_in = milliseconds(9), .max_delay = milliseconds(9), .take = 1, .items = 5},
-        Case{.name = "TheSameWhenTheNextIsOutOfSight", .waiting = {{5}}, .more_behind = true,
-             .lane_idle_in = milliseconds(9), .max_delay = milliseconds(9), .take = 1, .items = 5},
-        Case{.name = "TheOrderIsKeptThoughALaterOneWouldFit", .waiting = {{5}, {4}, {3}},
-             .max_delay = milliseconds(9), .take = 1, .items = 5},
+        Case{.name = "AFullBatchNeverSits",
+             .waiting = ones(8),
+             .lane_idle_in = milliseconds(9),
+             .max_delay = milliseconds(9),
+             .take = 8,
+             .items = 8},
+        Case{.name = "OneRequestMayFillABatch",
+             .waiting = {{8}},
+             .lane_idle_in = milliseconds(9),
+             .max_delay = milliseconds(9),
+             .take = 1,
+             .items = 8},
+        Case{.name = "ABatchThatTheNextDoesNotFitIntoGoes",
+             .waiting = {{5}, {4}},
+             .lane_idle_in = milliseconds(9),
+             .max_delay = milliseconds(9),
+             .take = 1,
+             .items = 5},
+        Case{.name = "TheSameWhenTheNextIsOutOfSight",
+             .waiting = {{5}},
+             .more_behind = true,
+             .lane_idle_in = milliseconds(9),
+             .max_delay = milliseconds(9),
+             .take = 1,
+             .items = 5},
+        Case{.name = "TheOrderIsKeptThoughALaterOneWouldFit",
+             .waiting = {{5}, {4}, {3}},
+             .max_delay = milliseconds(9),
+             .take = 1,
+             .items = 5},
         Case{.name = "NothingOverTheMaximum", .waiting = ones(20), .take = 8, .items = 8},
-        Case{.name = "AMaximumOfOneCombinesNothing", .waiting = ones(3), .lane_idle_in = milliseconds(9),
-             .max_items = 1, .max_delay = milliseconds(9), .take = 1, .items = 1},
-        Case{.name = "AMaximumOfZeroIsReadAsOne", .waiting = ones(3), .max_items = 0, .take = 1, .items = 1},
+        Case{.name = "AMaximumOfOneCombinesNothing",
+             .waiting = ones(3),
+             .lane_idle_in = milliseconds(9),
+             .max_items = 1,
+             .max_delay = milliseconds(9),
+             .take = 1,
+             .items = 1},
+        Case{.name = "AMaximumOfZeroIsReadAsOne",
+             .waiting = ones(3),
+             .max_items = 0,
+             .take = 1,
+             .items = 1},
 
         // Waiting for more.
         Case{.name = "WaitsForTheDelayOfTheOldest",
              .waiting = {{1, microseconds(300)}, {1, microseconds(100)}},
-             .max_delay = milliseconds(1), .wait_until = ahead(microseconds(700))},
+             .max_delay = milliseconds(1),
+             .wait_until = ahead(microseconds(700))},
         Case{.name = "TheOldestNeedNotBeInFront",  // a high priority overtook it
              .waiting = {{1, microseconds(100)}, {1, microseconds(900)}},
-             .max_delay = milliseconds(1), .wait_until = ahead(microseconds(100))},
-        Case{.name = "GoesWhenTheDelayIsOver", .waiting = {{1, milliseconds(1)}}, .max_delay = milliseconds(1),
-             .take = 1, .items = 1},
-        Case{.name = "WaitsWhileTheLaneIsBusyAnyway", .waiting = ones(1), .lane_idle_in = microseconds(400),
+             .max_delay = milliseconds(1),
+             .wait_until = ahead(microseconds(100))},
+        Case{.name = "GoesWhenTheDelayIsOver",
+             .waiting = {{1, milliseconds(1)}},
+             .max_delay = milliseconds(1),
+             .take = 1,
+             .items = 1},
+        Case{.name = "WaitsWhileTheLaneIsBusyAnyway",
+             .waiting = ones(1),
+             .lane_idle_in = microseconds(400),
              .wait_until = ahead(microseconds(400))},
-        Case{.name = "WaitsForABusyLaneThoughTheDelayIsOver", .waiting = {{1, milliseconds(5)}},
-             .lane_idle_in = microseconds(400), .max_delay = milliseconds(1),
+        Case{.name = "WaitsForABusyLaneThoughTheDelayIsOver",
+             .waiting = {{1, milliseconds(5)}},
+             .lane_idle_in = microseconds(400),
+             .max_delay = milliseconds(1),
              .wait_until = ahead(microseconds(400))},
-        Case{.name = "IsEarlyByTheLead", .waiting = ones(1), .lane_idle_in = microseconds(400),
-             .lead = microseconds(50), .wait_until = ahead(microseconds(350))},
-        Case{.name = "GoesOnceTheLeadIsReached", .waiting = ones(1), .lane_idle_in = microseconds(50),
-             .lead = microseconds(50), .take = 1, .items = 1},
-        Case{.name = "ALaneWhoseEndIsUnknownIsWaitedFor", .waiting = ones(1),
-             .lane_idle_in = kNever - kNow, .wait_until = kNever},
-        Case{.name = "GoesWhenNothingWillCome", .waiting = ones(2), .nothing_will_come = true,
-             .lane_idle_in = milliseconds(9), .max_delay = milliseconds(9), .take = 2, .items = 2},
+        Case{.name = "IsEarlyByTheLead",
+             .waiting = ones(1),
+             .lane_idle_in = microseconds(400),
+             .lead = microseconds(50),
+             .wait_until = ahead(microseconds(350))},
+        Case{.name = "GoesOnceTheLeadIsReached",
+             .waiting = ones(1),
+             .lane_idle_in = microseconds(50),
+             .lead = microseconds(50),
+             .take = 1,
+             .items = 1},
+        Case{.name = "ALaneWhoseEndIsUnknownIsWaitedFor",
+             .waiting = ones(1),
+             .lane_idle_in = kNever - kNow,
+             .wait_until = kNever},
+        Case{.name = "GoesWhenNothingWillCome",
+             .waiting = ones(2),
+             .nothing_will_come = true,
+             .lane_idle_in = milliseconds(9),
+             .max_delay = milliseconds(9),
+             .take = 2,
+             .items = 2},
 
         // Preferred sizes.
-        Case{.name = "APreferredSizeGoesAtOnce", .waiting = ones(4), .lane_idle_in = milliseconds(9),
-             .preferred = {4}, .max_delay = milliseconds(9), .take = 4, .items = 4},
-        Case{.name = "TheLargestPreferredSizeGoes", .waiting = ones(7), .max_items = 16, .preferred = {2, 4, 8},
-             .max_delay = milliseconds(9), .take = 4, .items = 4},
-        Case{.name = "APreferredSizeMustBeMetExactly", .waiting = {{3}, {3}}, .preferred = {4},
-             .max_delay = milliseconds(1), .wait_until = ahead(microseconds(990))},
-        Case{.name = "TheRestGoesWhenTheDelayIsOver", .waiting = {{1, milliseconds(2)}, {1}}, .preferred = {4},
-             .max_delay = milliseconds(1), .take = 2, .items = 2},
-        Case{.name = "AFullBatchBeforeAPreferredOne", .waiting = ones(9), .preferred = {4}, .take = 8,
+        Case{.name = "APreferredSizeGoesAtOnce",
+             .waiting = ones(4),
+             .lane_idle_in = milliseconds(9),
+             .preferred = {4},
+             .max_delay = milliseconds(9),
+             .take = 4,
+             .items = 4},
+        Case{.name = "TheLargestPreferredSizeGoes",
+             .waiting = ones(7),
+             .max_items = 16,
+             .preferred = {2, 4, 8},
+             .max_delay = milliseconds(9),
+             .take = 4,
+             .items = 4},
+        Case{.name = "APreferredSizeMustBeMetExactly",
+             .waiting = {{3}, {3}},
+             .preferred = {4},
+             .max_delay = milliseconds(1),
+             .wait_until = ahead(microseconds(990))},
+        Case{.name = "TheRestGoesWhenTheDelayIsOver",
+             .waiting = {{1, milliseconds(2)}, {1}},
+             .preferred = {4},
+             .max_delay = milliseconds(1),
+             .take = 2,
+             .items = 2},
+        Case{.name = "AFullBatchBeforeAPreferredOne",
+             .waiting = ones(9),
+             .preferred = {4},
+             .take = 8,
              .items = 8},
 
         // Deadlines.
-        Case{.name = "ANearDeadlineCutsTheDelay", .waiting = {{1, Duration(), milliseconds(3)}},
-             .batch_time = milliseconds(1), .max_delay = milliseconds(10),
+        Case{.name = "ANearDeadlineCutsTheDelay",
+             .waiting = {{1, Duration(), milliseconds(3)}},
+             .batch_time = milliseconds(1),
+             .max_delay = milliseconds(10),
              .wait_until = ahead(microseconds(750))},
-        Case{.name = "TheLeadCountsToo", .waiting = {{1, Duration(), milliseconds(3)}},
-             .lead = microseconds(50), .batch_time = milliseconds(1), .max_delay = milliseconds(10),
+        Case{.name = "TheLeadCountsToo",
+             .waiting = {{1, Duration(), milliseconds(3)}},
+             .lead = microseconds(50),
+             .batch_time = milliseconds(1),
+             .max_delay = milliseconds(10),
              .wait_until = ahead(microseconds(700))},
-        Case{.name = "ADeadlineThatCannotWaitGoesAtOnce", .waiting = {{1, Duration(), milliseconds(1)}, {1}},
-             .batch_time = milliseconds(1), .max_delay = milliseconds(10), .take = 2, .items = 2},
+        Case{.name = "ADeadlineThatCannotWaitGoesAtOnce",
+             .waiting = {{1, Duration(), milliseconds(1)}, {1}},
+             .batch_time = milliseconds(1),
+             .max_delay = milliseconds(10),
+             .take = 2,
+             .items = 2},
         Case{.name = "TheEarliestDeadlineCounts",
-             .waiting = {{1, Duration()}, {1, Duration(), milliseconds(4)}, {1, Duration(), milliseconds(2)}},
-             .max_delay = milliseconds(10), .wait_until = ahead(milliseconds(1))},
-        Case{.name = "AFarDeadlineChangesNothing", .waiting = {{1, Duration(), std::chrono::hours(1)}},
-             .batch_time = milliseconds(1), .max_delay = milliseconds(10), .wait_until = ahead(milliseconds(10))},
-        Case{.name = "ADeadlineBoundsTheWaitForABusyLane", .waiting = {{1, Duration(), milliseconds(2)}},
-             .lane_idle_in = milliseconds(50), .wait_until = ahead(milliseconds(1))},
+             .waiting = {{1, Duration()},
+                         {1, Duration(), milliseconds(4)},
+                         {1, Duration(), milliseconds(2)}},
+             .max_delay = milliseconds(10),
+             .wait_until = ahead(milliseconds(1))},
+        Case{.name = "AFarDeadlineChangesNothing",
+             .waiting = {{1, Duration(), std::chrono::hours(1)}},
+             .batch_time = milliseconds(1),
+             .max_delay = milliseconds(10),
+             .wait_until = ahead(milliseconds(10))},
+        Case{.name = "ADeadlineBoundsTheWaitForABusyLane",
+             .waiting = {{1, Duration(), milliseconds(2)}},
+             .lane_idle_in = milliseconds(50),
+             .wait_until = ahead(milliseconds(1))},
         Case{.name = "ADeadlineOfOneThatDoesNotFitDoesNotCount",
-             .waiting = {{8, Duration()}, {1, Duration(), microseconds(1)}}, .take = 1, .items = 8}),
+             .waiting = {{8, Duration()}, {1, Duration(), microseconds(1)}},
+             .take = 1,
+             .items = 8}),
     [](const auto& test) { return test.param.name; });
 
-// ----------------------------------------------------------------------------------------------------- properties
+// -----------------------------------------------------------------------------------------------------
+// properties
 
 struct Drawn {
   std::vector<WaitingRequest> waiting;
@@ -226,8 +325,8 @@ TEST(Batcher, HoldsItsPromisesForAnyQueue) {
       ASSERT_LT(all, policy.max_items);
       ASSERT_FALSE(queue.more_behind);
       ASSERT_FALSE(queue.nothing_will_come);
-      // It waits for a reason that is still to come, and not past the delay of the oldest, unless the lane is
-      // busy until then; nor past a deadline.
+      // It waits for a reason that is still to come, and not past the delay of the oldest, unless
+      // the lane is busy until then; nor past a deadline.
       ASSERT_GT(decision.wait_until, kNow);
       TimePoint oldest = kNever;
       for (const WaitingRequest& request : waiting) {
@@ -281,13 +380,15 @@ TEST(Batcher, EmptiesAnyQueueInOrder) {
       first += decision.take;
     }
     TimePoint youngest = TimePoint::min();
-    for (const WaitingRequest& request : drawn.waiting) youngest = std::max(youngest, request.enqueued);
+    for (const WaitingRequest& request : drawn.waiting)
+      youngest = std::max(youngest, request.enqueued);
     if (drawn.waiting.empty()) continue;
     EXPECT_LE(now, std::max(kNow, youngest + drawn.policy.max_delay));
   }
 }
 
-// --------------------------------------------------------------------------------------------------- choose_run_size
+// ---------------------------------------------------------------------------------------------------
+// choose_run_size
 
 std::vector<RunCost> costs_of(std::initializer_list<std::tuple<int, int, int>> rows) {
   std::vector<RunCost> costs;
@@ -300,7 +401,8 @@ std::vector<RunCost> costs_of(std::initializer_list<std::tuple<int, int, int>> r
 TEST(ChooseRunSize, RunsEagerlyWhenNothingIsPrepared) { EXPECT_EQ(choose_run_size(3, {}), 0); }
 
 TEST(ChooseRunSize, TakesThePreparedSizeThatFitsExactly) {
-  const auto costs = costs_of({{1, 10, 1}, {4, 900, 1}});  // though eager is cheaper: that is what was prepared
+  const auto costs =
+      costs_of({{1, 10, 1}, {4, 900, 1}});  // though eager is cheaper: that is what was prepared
   EXPECT_EQ(choose_run_size(1, costs), 1);
   EXPECT_EQ(choose_run_size(4, costs), 4);
 }

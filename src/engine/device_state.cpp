@@ -22,8 +22,8 @@ std::uint64_t nanoseconds(Duration duration) {
   return static_cast<std::uint64_t>(std::max<Duration::rep>(duration.count(), 0));
 }
 
-/// `free_at` as PlanState publishes it. A lane that should have been free by now has shown its estimate wrong by that
-/// much: as much again is to be expected.
+/// `free_at` as PlanState publishes it. A lane that should have been free by now has shown its
+/// estimate wrong by that much: as much again is to be expected.
 Duration expected_wait(TimePoint free_at, TimePoint now) {
   if (free_at == TimePoint{}) return Duration::zero();
   return free_at > now ? free_at - now : now - free_at;
@@ -53,7 +53,8 @@ std::vector<BatchTimeline> TimelineRing::copy() const {
   return copy;
 }
 
-// ------------------------------------------------------------------------------------------- life, commands
+// ------------------------------------------------------------------------------------------- life,
+// commands
 
 DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
                          TimelineRing& timelines)
@@ -151,7 +152,8 @@ void DeviceState::give_up_on(PlanState& plan) {
 }
 
 void DeviceState::loop() {
-  prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds: batching delays are of the order of the default slack
+  prctl(PR_SET_TIMERSLACK,
+        1000);  // nanoseconds: batching delays are of the order of the default slack
   while (!stop_.load(std::memory_order_acquire)) {
     drive();
     if (spins()) continue;
@@ -162,8 +164,8 @@ void DeviceState::loop() {
   }
 }
 
-/// Drives until there is no news, or leaves it to whoever drives already. That one looks at `news_` again
-/// after it has let go of `driving_`, so news of a thread that found it taken is not lost.
+/// Drives until there is no news, or leaves it to whoever drives already. That one looks at `news_`
+/// again after it has let go of `driving_`, so news of a thread that found it taken is not lost.
 void DeviceState::drive() noexcept {
   news_.store(true, std::memory_order_seq_cst);
   while (news_.load(std::memory_order_seq_cst)) {
@@ -200,7 +202,8 @@ TimePoint DeviceState::drive_once() {
   }
 }
 
-// ------------------------------------------------------------------------------------------------ completion
+// ------------------------------------------------------------------------------------------------
+// completion
 
 bool DeviceState::complete_finished() {
   bool any = false;
@@ -308,7 +311,8 @@ Response DeviceState::response_for(const PlanState& plan, const BatchSlot& slot,
   return response;
 }
 
-/// Late outputs say their shape only now: one that does not have the batch's items cannot be shared out.
+/// Late outputs say their shape only now: one that does not have the batch's items cannot be shared
+/// out.
 static std::optional<Error> check_late_shapes(const PlanState& plan, const BatchSlot& slot) {
   for (std::size_t i = 0; i < slot.outputs.size(); ++i) {
     const TensorInfo& info = plan.plan_info().outputs[i];
@@ -316,9 +320,10 @@ static std::optional<Error> check_late_shapes(const PlanState& plan, const Batch
     if (!slot.outputs[i].allocate || info.batch_axis != 0) continue;
     if (view.shape.rank() > 0 && view.shape[0] == slot.run_items) continue;
     if (slot.requests.size() == 1 && slot.items == slot.run_items) continue;
-    return Error{ErrorCode::internal,
-                 concat("output \"", info.name, "\" came out as ", view.shape, " for a batch of ",
-                        slot.run_items, " items, so it cannot be shared out; set batching.max_items to 1")};
+    return Error{
+        ErrorCode::internal,
+        concat("output \"", info.name, "\" came out as ", view.shape, " for a batch of ",
+               slot.run_items, " items, so it cannot be shared out; set batching.max_items to 1")};
   }
   return std::nullopt;
 }
@@ -333,8 +338,8 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
     error = check_late_shapes(plan, slot);
   }
   if (error) {
-    error->message = concat("model \"", model.config().name, "\" on ", device_->id(), ": ",
-                            error->message);
+    error->message =
+        concat("model \"", model.config().name, "\" on ", device_->id(), ": ", error->message);
   }
   const auto record = [&figures](Phase phase, Duration took, std::uint64_t times) {
     figures.phases[static_cast<std::size_t>(phase)].record_alone(nanoseconds(took), times);
@@ -401,7 +406,8 @@ void DeviceState::trace(const PlanState& plan, const BatchSlot& slot, int reques
   timelines_.add(std::move(timeline));
 }
 
-// ---------------------------------------------------------------------------------------------------- faults
+// ----------------------------------------------------------------------------------------------------
+// faults
 
 void DeviceState::check_overdue() {
   for (PlanState* plan : plans_) {
@@ -409,8 +415,9 @@ void DeviceState::check_overdue() {
     if (limit <= Duration::zero()) continue;
     for (auto& lane : plan->lanes) {
       if (lane->in_flight.empty() || lane->quarantined) continue;
-      const Duration grace = lane->terminating ? std::max<Duration>(limit / 4, std::chrono::seconds(1))
-                                               : Duration::zero();
+      const Duration grace = lane->terminating
+                                 ? std::max<Duration>(limit / 4, std::chrono::seconds(1))
+                                 : Duration::zero();
       const TimePoint overdue = lane->last_progress + limit + grace;
       if (now_ < overdue) {
         look_again_ = std::min(look_again_, overdue);
@@ -435,7 +442,8 @@ void DeviceState::give_up(PlanState& plan, LaneState& lane) {
       ErrorCode::unavailable,
       concat("model \"", model.config().name, "\" on ", device_->id(), ": lane ", lane.index,
              " did not finish a batch within ", format_duration(model.config().hang_timeout),
-             " (hang_timeout); the lane is quarantined and its buffers are held until its stream passes"),
+             " (hang_timeout); the lane is quarantined and its buffers are held until its stream "
+             "passes"),
       Scope::model};
   log_error(error.message);
   lane.quarantined = true;
@@ -487,7 +495,8 @@ void DeviceState::expire_requests() {
   }
 }
 
-// ------------------------------------------------------------------------------------------------- launching
+// -------------------------------------------------------------------------------------------------
+// launching
 
 LaneState* DeviceState::best_lane(PlanState& plan) const {
   LaneState* best = nullptr;
@@ -499,13 +508,13 @@ LaneState* DeviceState::best_lane(PlanState& plan) const {
       best = lane.get();
       continue;
     }
-    // An idle lane before a busy one; of idle ones the last used, whose memory is warm; of busy ones the
-    // first to be free.
+    // An idle lane before a busy one; of idle ones the last used, whose memory is warm; of busy
+    // ones the first to be free.
     const bool idle = lane->in_flight.empty();
     const bool best_idle = best->in_flight.empty();
-    if (idle != best_idle ? idle
-                          : (idle ? lane->last_used > best->last_used
-                                  : lane->idle_from < best->idle_from)) {
+    if (idle != best_idle
+            ? idle
+            : (idle ? lane->last_used > best->last_used : lane->idle_from < best->idle_from)) {
       best = lane.get();
     }
   }
@@ -530,7 +539,8 @@ PullQuery DeviceState::query_for(PlanState& plan, const LaneState& lane) {
     for (const PlanState* other : plan.model->plans()) {
       const TimePoint free_at{Duration(other->free_at.load(std::memory_order_relaxed))};
       loads_.push_back({const_cast<PlanState*>(other)->device().device()->id(),
-                        other->usable.load(std::memory_order_relaxed), expected_wait(free_at, now_)});
+                        other->usable.load(std::memory_order_relaxed),
+                        expected_wait(free_at, now_)});
     }
   }
   query.loads = loads_;
@@ -562,8 +572,8 @@ bool DeviceState::launch_ready() {
         }
         if (!plan->active) plan->virtual_time = std::max(plan->virtual_time, virtual_clock_);
         ready_plans_[kept++] = plan;
-        ready_.push_back({plan->model->config().priority_class, offer.earliest_deadline,
-                          plan->virtual_time});
+        ready_.push_back(
+            {plan->model->config().priority_class, offer.earliest_deadline, plan->virtual_time});
       }
       const PlanChoice choice = next_plan(ready_, {in_flight_, cap});
       if (choice.plan) chosen = ready_plans_[*choice.plan];
@@ -592,8 +602,8 @@ bool DeviceState::launch_from(PlanState& plan) {
   // What is left may be for a lane of another device.
   if (plan.model->plans().size() > 1 && plan.model->queue().items() > 0) {
     for (PlanState* other : plan.model->plans()) {
-      if (other != &plan && other->wake_at_items.load(std::memory_order_relaxed) <=
-                                plan.model->queue().items()) {
+      if (other != &plan &&
+          other->wake_at_items.load(std::memory_order_relaxed) <= plan.model->queue().items()) {
         other->wake_at_items.store(INT64_MAX, std::memory_order_relaxed);
         other->device().wake_driver_thread();
         break;
@@ -651,9 +661,11 @@ void DeviceState::publish_load(PlanState& plan) {
   plan.usable.store(usable, std::memory_order_release);
 }
 
-// --------------------------------------------------------------------------------------------------- waiting
+// ---------------------------------------------------------------------------------------------------
+// waiting
 
-/// Says to submitters what is worth waking this driver for, and returns when it must wake by itself.
+/// Says to submitters what is worth waking this driver for, and returns when it must wake by
+/// itself.
 TimePoint DeviceState::arm_wakes() {
   TimePoint until = look_again_;
   const bool capped =
@@ -667,10 +679,9 @@ TimePoint DeviceState::arm_wakes() {
       const auto& preferred = plan->batching().preferred_items;
       const auto next = std::upper_bound(preferred.begin(), preferred.end(), seen);
       const std::int64_t full = next == preferred.end() ? plan->max_items() : *next;
-      const TimePoint idle_soon =
-          lane->in_flight.empty() ? TimePoint::min()
-          : inline_               ? TimePoint::max()
-                                  : lane->idle_from - plan->lead;
+      const TimePoint idle_soon = lane->in_flight.empty() ? TimePoint::min()
+                                  : inline_               ? TimePoint::max()
+                                                          : lane->idle_from - plan->lead;
       if (seen > 0) {
         at = std::max(full, seen + 1);
       } else if (idle_soon <= now_) {

@@ -38,19 +38,21 @@ class TimelineRing {
   std::atomic<std::uint64_t> numbers_{0};
 };
 
-/// Driving a device means to complete what has finished, to form batches and to enqueue them. One thread does it at a
-/// time, and nothing in it loads, allocates device memory, captures, copies payload or waits for a stream.
+/// Driving a device means to complete what has finished, to form batches and to enqueue them. One
+/// thread does it at a time, and nothing in it loads, allocates device memory, captures, copies
+/// payload or waits for a stream.
 ///
-/// On a GPU that thread is always the driver thread. On a host device, where waking a thread costs as much as the
-/// work, it is whoever has news: the caller that submits, the stream that finishes a batch; the driver thread then only
-/// keeps the time (delays, deadlines, hangs). See docs/design/driving.md.
+/// On a GPU that thread is always the driver thread. On a host device, where waking a thread costs
+/// as much as the work, it is whoever has news: the caller that submits, the stream that finishes a
+/// batch; the driver thread then only keeps the time (delays, deadlines, hangs). See
+/// docs/design/driving.md.
 class DeviceState {
  public:
   DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
               TimelineRing& timelines);
   ~DeviceState();
-  /// Stops the driver; all plans must have been retired. Returns whether lanes still hang: then this
-  /// object and its device must be kept for ever, since their streams may go on some day.
+  /// Stops the driver; all plans must have been retired. Returns whether lanes still hang: then
+  /// this object and its device must be kept for ever, since their streams may go on some day.
   bool stop();
 
   [[nodiscard]] DeviceRef device() const noexcept { return device_; }
@@ -67,8 +69,8 @@ class DeviceState {
 
   /// From now on the driver serves `plan`, whose model is set. Waits until it does.
   void publish(PlanState& plan);
-  /// The driver stops serving `plan`. Returns true when nothing of it is in flight any more, false when a
-  /// lane hangs: then the plan is kept until its streams pass, or for ever.
+  /// The driver stops serving `plan`. Returns true when nothing of it is in flight any more, false
+  /// when a lane hangs: then the plan is kept until its streams pass, or for ever.
   bool retire(std::unique_ptr<PlanState>& plan);
   /// Answers what is in flight of `plan` as if its lanes hung.
   void give_up_on(PlanState& plan);

@@ -37,7 +37,8 @@ std::string name_from_path(const std::string& path) {
   return file.substr(0, file.find('.'));
 }
 
-Result<void> check_range(const char* what, std::int64_t value, std::int64_t low, std::int64_t high) {
+Result<void> check_range(const char* what, std::int64_t value, std::int64_t low,
+                         std::int64_t high) {
   if (value >= low && value <= high) return {};
   return Error{ErrorCode::invalid_argument,
                concat(what, " is ", value, ", expected ", low, " to ", high)};
@@ -68,10 +69,13 @@ Result<void> check(const ModelConfig& config) {
   if (!(config.weight > 0) || !(config.weight < 1e9)) {
     return invalid("weight is ", config.weight, ", expected a positive number");
   }
-  if (config.limits.max_requests == 0) return invalid("limits.max_requests is 0, expected 1 or more");
+  if (config.limits.max_requests == 0)
+    return invalid("limits.max_requests is 0, expected 1 or more");
   if (config.limits.max_bytes == 0) return invalid("limits.max_bytes is 0, expected 1 or more");
-  if (config.limits.default_timeout < Duration::zero()) return invalid("limits.default_timeout is negative");
-  if (config.batching.max_delay < Duration::zero()) return invalid("batching.max_delay is negative");
+  if (config.limits.default_timeout < Duration::zero())
+    return invalid("limits.default_timeout is negative");
+  if (config.batching.max_delay < Duration::zero())
+    return invalid("batching.max_delay is negative");
   if (config.hang_timeout < Duration::zero()) return invalid("hang_timeout is negative");
   return {};
 }
@@ -171,9 +175,8 @@ Result<std::vector<DeviceState*>> EngineState::devices_for(const ModelConfig& co
     return chosen;
   }
   for (const DeviceId id : config.devices) {
-    const auto at = std::find_if(devices.begin(), devices.end(), [id](const auto& device) {
-      return device->device()->id() == id;
-    });
+    const auto at = std::find_if(devices.begin(), devices.end(),
+                                 [id](const auto& device) { return device->device()->id() == id; });
     if (at == devices.end()) {
       std::string known;
       for (const auto& device : devices) known += " " + to_string(device->device()->id());
@@ -210,8 +213,8 @@ Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
       try {
         promise->set_value(plan->load(spec));
       } catch (const std::exception& error) {
-        promise->set_value(Error{ErrorCode::internal,
-                                 concat("model \"", spec.name, "\": loading threw: ", error.what())});
+        promise->set_value(Error{ErrorCode::internal, concat("model \"", spec.name,
+                                                             "\": loading threw: ", error.what())});
       }
     });
   }
@@ -229,9 +232,8 @@ Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
 }
 
 Result<std::shared_ptr<ModelState>> EngineState::load_ensemble(ModelConfig config) {
-  MILLRACE_ASSIGN(Ensemble::Plan plan, Ensemble::make(config, [this](const std::string& name) {
-                    return find(name);
-                  }));
+  MILLRACE_ASSIGN(Ensemble::Plan plan,
+                  Ensemble::make(config, [this](const std::string& name) { return find(name); }));
   config.batching.max_items = plan.info.max_items;
   auto model = std::make_shared<ModelState>(std::move(config), std::move(plan.info),
                                             shared->executor, std::vector<DeviceId>());
@@ -247,7 +249,8 @@ Result<std::shared_ptr<ModelState>> EngineState::load(ModelConfig config) {
     std::lock_guard lock(mutex);
     if (!models.try_emplace(config.name).second) {
       return Error{ErrorCode::invalid_argument,
-                   concat("a model \"", config.name, "\" is loaded already; unload it or choose another name")};
+                   concat("a model \"", config.name,
+                          "\" is loaded already; unload it or choose another name")};
     }
   }
   const std::string name = config.name;
@@ -344,7 +347,8 @@ Result<void> EngineState::unload(const std::string& name, Duration timeout) {
     std::lock_guard lock(mutex);
     const auto at = models.find(name);
     if (at == models.end() || at->second.model != model || at->second.unloading) {
-      return Error{ErrorCode::not_found, concat("model \"", name, "\" is being unloaded by another thread")};
+      return Error{ErrorCode::not_found,
+                   concat("model \"", name, "\" is being unloaded by another thread")};
     }
     at->second.unloading = true;
     plans = std::move(at->second.plans);
@@ -356,7 +360,8 @@ Result<void> EngineState::unload(const std::string& name, Duration timeout) {
   }
   if (clean) return {};
   return Error{ErrorCode::unavailable,
-               concat("model \"", name, "\" is gone, but a lane of it hangs; its memory is held until the "
+               concat("model \"", name,
+                      "\" is gone, but a lane of it hangs; its memory is held until the "
                       "lane's stream passes"),
                Scope::model};
 }
@@ -380,7 +385,8 @@ EngineState::~EngineState() {
     for (auto& plan : entry.plans) plan->device().give_up_on(*plan);
   }
   for (auto& [name, entry] : all) {
-    if (entry.model && !entry.model->wait_idle(std::max(until, Clock::now() + std::chrono::seconds(1)))) {
+    if (entry.model &&
+        !entry.model->wait_idle(std::max(until, Clock::now() + std::chrono::seconds(1)))) {
       log_error("model \"", name, "\": ", entry.model->outstanding(),
                 " requests are unanswered at shutdown: a callback does not return");
     }
@@ -402,7 +408,8 @@ EngineState::~EngineState() {
   }
 }
 
-// -------------------------------------------------------------------------------------------- the public API
+// -------------------------------------------------------------------------------------------- the
+// public API
 
 /// What the public classes may do with the engine's own.
 class EngineAccess {
@@ -436,7 +443,8 @@ bool Future::wait_until(TimePoint until) const noexcept {
 
 Result<Response> Future::get() {
   if (!ticket_.state_) {
-    return Error{ErrorCode::invalid_argument, "this future has no response (moved from, or read before)"};
+    return Error{ErrorCode::invalid_argument,
+                 "this future has no response (moved from, or read before)"};
   }
   wait();
   const Ticket ticket = std::exchange(ticket_, Ticket());

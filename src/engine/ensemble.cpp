@@ -56,7 +56,8 @@ Result<Ensemble::Plan> Ensemble::make(
     infos.resize(std::max(infos.size(), tensor + 1));
     produced.resize(std::max(produced.size(), tensor + 1));
     const std::string& name = ensemble.tensors_[tensor];
-    if (output && produced[tensor]) return invalid("tensor \"", name, "\" is produced by two steps");
+    if (output && produced[tensor])
+      return invalid("tensor \"", name, "\" is produced by two steps");
     if (infos[tensor] && infos[tensor]->type != info.type) {
       return invalid("tensor \"", name, "\" is ", infos[tensor]->type, " in one step and ",
                      info.type, " in another");
@@ -126,10 +127,12 @@ Result<Ensemble::Plan> Ensemble::make(
   }
   for (std::size_t i = 0; i < reached.size(); ++i) {
     if (!reached[i]) {
-      return invalid("the step of model \"", config.ensemble[i].model, "\" waits for itself (a cycle)");
+      return invalid("the step of model \"", config.ensemble[i].model,
+                     "\" waits for itself (a cycle)");
     }
   }
-  if (config.ensemble_outputs.empty()) return invalid("ensemble_outputs is empty; name at least one");
+  if (config.ensemble_outputs.empty())
+    return invalid("ensemble_outputs is empty; name at least one");
   for (const std::string& name : config.ensemble_outputs) {
     const auto at = std::find(ensemble.tensors_.begin(), ensemble.tensors_.end(), name);
     const auto tensor = static_cast<std::size_t>(at - ensemble.tensors_.begin());
@@ -199,10 +202,10 @@ void Ensemble::launch_ready(const std::shared_ptr<Run>& run) {
     Request request;
     {
       std::lock_guard lock(run->mutex);
-      const bool ready =
-          !run->launched[i] && !run->error &&
-          std::all_of(step.inputs.begin(), step.inputs.end(),
-                      [&](const Wire& wire) { return run->tensors[wire.tensor].has_value(); });
+      const bool ready = !run->launched[i] && !run->error &&
+                         std::all_of(step.inputs.begin(), step.inputs.end(), [&](const Wire& wire) {
+                           return run->tensors[wire.tensor].has_value();
+                         });
       if (!ready) continue;
       run->launched[i] = true;
       ++run->unfinished;

@@ -11,16 +11,16 @@
 
 namespace millrace {
 
-/// Each step is submitted to its model as soon as its inputs are there, and batches there with everybody else's
-/// requests. Intermediate tensors stay on the device that computed them.
+/// Each step is submitted to its model as soon as its inputs are there, and batches there with
+/// everybody else's requests. Intermediate tensors stay on the device that computed them.
 class Ensemble {
  public:
   struct Plan {
     std::unique_ptr<Ensemble> ensemble;
     ModelInfo info;
   };
-  /// `find` gives the model of a step by name. Errors: not_found (a model), invalid_argument (unknown tensors, cycles,
-  /// types that do not fit, tensors produced twice or never).
+  /// `find` gives the model of a step by name. Errors: not_found (a model), invalid_argument
+  /// (unknown tensors, cycles, types that do not fit, tensors produced twice or never).
   [[nodiscard]] static Result<Plan> make(
       const ModelConfig& config,
       const std::function<std::shared_ptr<ModelState>(const std::string&)>& find);

@@ -12,16 +12,16 @@
 
 namespace millrace {
 
-/// Answers with callbacks are handed over here. A callback that blocks holds up the callbacks behind it on its thread,
-/// never a driver.
+/// Answers with callbacks are handed over here. A callback that blocks holds up the callbacks
+/// behind it on its thread, never a driver.
 class Executor {
  public:
   explicit Executor(int threads);
   /// Runs what was posted before, then joins.
   ~Executor();
 
-  /// Takes over `answered`, whose `answer` and `callback` are set; leaves it empty with its capacity. Posts of equal
-  /// keys run in their order, on one thread.
+  /// Takes over `answered`, whose `answer` and `callback` are set; leaves it empty with its
+  /// capacity. Posts of equal keys run in their order, on one thread.
   void post(std::size_t key, std::vector<RequestState*>& answered);
   [[nodiscard]] std::size_t threads() const noexcept { return workers_.size(); }
 

@@ -145,9 +145,8 @@ TEST_F(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
 TEST_F(ExecutorTest, ACallbackMayPost) {
   start(1);
   std::promise<void> done;
-  post(0, [&](Result<Response>, bool) {
-    post(0, [&](Result<Response>, bool) { done.set_value(); });
-  });
+  post(0,
+       [&](Result<Response>, bool) { post(0, [&](Result<Response>, bool) { done.set_value(); }); });
   done.get_future().wait();
 }
 

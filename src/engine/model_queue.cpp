@@ -8,8 +8,8 @@ namespace {
 /// How many waiting requests one look considers beyond a full batch, so that a queue of many shapes
 /// does not make every look as long as the queue.
 constexpr std::size_t kLookBeyond = 64;
-/// How many shapes one look considers: while the oldest request waits for more of its own shape, a full
-/// batch of another must not.
+/// How many shapes one look considers: while the oldest request waits for more of its own shape, a
+/// full batch of another must not.
 constexpr std::size_t kMostShapes = 8;
 
 }  // namespace

@@ -31,12 +31,12 @@ struct PullAnswer {
   std::int64_t items = 0;
   TimePoint wait_until = TimePoint::max();
   TimePoint earliest_deadline = TimePoint::max();  // among the batch
-  std::int64_t seen_items = 0;  // in the queue when this was decided
+  std::int64_t seen_items = 0;                     // in the queue when this was decided
 };
 
-/// Bounded by requests and by bytes. Ordered by priority, then by arrival. Within a priority, requests whose data
-/// lies on one of the model's devices wait in that device's list (location 1 + its position), others in
-/// location 0. Thread-safe.
+/// Bounded by requests and by bytes. Ordered by priority, then by arrival. Within a priority,
+/// requests whose data lies on one of the model's devices wait in that device's list (location 1 +
+/// its position), others in location 0. Thread-safe.
 class ModelQueue {
  public:
   /// `batching` must have its `max_items` settled (at least 1).
@@ -70,13 +70,17 @@ class ModelQueue {
   void reopen();
 
   // Cheap looks without the lock; exact when nobody changes the queue.
-  [[nodiscard]] std::int64_t items() const noexcept { return items_.load(std::memory_order_seq_cst); }
+  [[nodiscard]] std::int64_t items() const noexcept {
+    return items_.load(std::memory_order_seq_cst);
+  }
   [[nodiscard]] std::size_t requests() const noexcept {
     return requests_.load(std::memory_order_relaxed);
   }
   /// No request more is let in: what waits need not wait for another.
   [[nodiscard]] bool full() const noexcept { return requests() >= limits_.max_requests; }
-  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::size_t bytes() const noexcept {
+    return bytes_.load(std::memory_order_relaxed);
+  }
   [[nodiscard]] TimePoint next_deadline() const noexcept {
     return TimePoint(Duration(next_deadline_.load(std::memory_order_relaxed)));
   }

@@ -46,7 +46,8 @@ class ModelQueueTest : public testing::Test {
   }
   // After a change of limits_ or batching_.
   void make_queue() {
-    queue_ = std::make_unique<ModelQueue>("m", limits_, batching_, std::vector<DeviceId>{kFirst, kSecond});
+    queue_ = std::make_unique<ModelQueue>("m", limits_, batching_,
+                                          std::vector<DeviceId>{kFirst, kSecond});
   }
   RequestState* request(const Asked& asked = {}) {
     RequestState* state = RequestState::make();
@@ -89,7 +90,8 @@ class ModelQueueTest : public testing::Test {
   std::vector<Lease> leases_;
 };
 
-// ------------------------------------------------------------------------------------------------- order and batches
+// -------------------------------------------------------------------------------------------------
+// order and batches
 
 TEST_F(ModelQueueTest, GivesRequestsInTheOrderOfArrival) {
   RequestState* const a = push();
@@ -178,7 +180,8 @@ TEST_F(ModelQueueTest, AFullQueueAndAClosedOneHoldNothingBack) {
   EXPECT_THAT(take(), ElementsAre(c));
 }
 
-// ------------------------------------------------------------------------------------------------------------ shapes
+// ------------------------------------------------------------------------------------------------------------
+// shapes
 
 TEST_F(ModelQueueTest, ShapesDoNotMix) {
   RequestState* const a = push({.shape = 1});
@@ -206,12 +209,14 @@ TEST_F(ModelQueueTest, AFullBatchOfAnotherShapeDoesNotSitBehindOneThatWaits) {
   EXPECT_EQ(queue_->peek(query()).requests, 2u);
   EXPECT_THAT(take(), ElementsAre(a, b));
   std::vector<RequestState*> batch;
-  EXPECT_EQ(queue_->take(query(), batch).wait_until, kNow + milliseconds(2)) << "that of the oldest";
+  EXPECT_EQ(queue_->take(query(), batch).wait_until, kNow + milliseconds(2))
+      << "that of the oldest";
   EXPECT_THAT(batch, IsEmpty());
   EXPECT_EQ(alone->stage, RequestState::Stage::queued);
 }
 
-// ------------------------------------------------------------------------------------------------------------ limits
+// ------------------------------------------------------------------------------------------------------------
+// limits
 
 TEST_F(ModelQueueTest, IsBoundedByRequests) {
   limits_.max_requests = 2;
@@ -304,7 +309,8 @@ TEST_F(ModelQueueTest, CallsBackInTheOrderOfArrival) {
   EXPECT_EQ(taken, arrived);
 }
 
-// --------------------------------------------------------------------------------------------------------- deadlines
+// ---------------------------------------------------------------------------------------------------------
+// deadlines
 
 TEST_F(ModelQueueTest, ExpiresThoseWhoseDeadlineHasPassed) {
   RequestState* const late = push({.deadline = kNow});
@@ -345,7 +351,8 @@ TEST_F(ModelQueueTest, OneThatIsBeingCancelledDoesNotExpire) {
   EXPECT_EQ(queue_->requests(), 0u);
 }
 
-// ---------------------------------------------------------------------------------------------- removal, cancellation
+// ----------------------------------------------------------------------------------------------
+// removal, cancellation
 
 TEST_F(ModelQueueTest, OneThatIsBeingCancelledIsPassedOver) {
   RequestState* const a = push();
@@ -378,7 +385,10 @@ TEST_F(ModelQueueTest, EveryRequestLeavesOnceHoweverManyWantIt) {
   std::vector<RequestState*> states;
   for (int i = 0; i < kRequests; ++i) {
     const auto n = static_cast<std::uint64_t>(i);
-    states.push_back(request({.items = 1 + i % 3, .priority = i % 2, .shape = n % 2, .location = n % 3,
+    states.push_back(request({.items = 1 + i % 3,
+                              .priority = i % 2,
+                              .shape = n % 2,
+                              .location = n % 3,
                               .deadline = i % 4 == 0 ? kNow : TimePoint::max()}));
   }
   std::atomic<int> pushed{0};
@@ -425,7 +435,8 @@ TEST_F(ModelQueueTest, EveryRequestLeavesOnceHoweverManyWantIt) {
   EXPECT_EQ(queue_->bytes(), 0u);
 }
 
-// --------------------------------------------------------------------------------------------------------- locations
+// ---------------------------------------------------------------------------------------------------------
+// locations
 
 TEST_F(ModelQueueTest, KnowsTheLocationsOfItsDevices) {
   EXPECT_EQ(queue_->location_of(DeviceId::host_memory()), 0u);

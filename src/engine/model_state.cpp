@@ -65,8 +65,9 @@ Result<Tensor> contiguous_copy(const TensorView& view) {
   for (std::int64_t i = 0; i < count; ++i, target += unit) {
     std::int64_t offset = 0;
     for (std::size_t d = 0; d < view.shape.rank(); ++d) offset += index[d] * view.strides[d];
-    std::memcpy(target, static_cast<const std::byte*>(view.data) +
-                            offset * static_cast<std::int64_t>(unit), unit);
+    std::memcpy(target,
+                static_cast<const std::byte*>(view.data) + offset * static_cast<std::int64_t>(unit),
+                unit);
     for (std::size_t d = view.shape.rank(); d-- > 0;) {
       if (++index[d] < view.shape[d]) break;
       index[d] = 0;
@@ -92,9 +93,12 @@ void ModelState::set_plans(std::vector<PlanState*> plans) {
   for (const PlanState* plan : plans_) figures_.push_back(plan->figures);
 }
 
-void ModelState::set_ensemble(std::unique_ptr<Ensemble> ensemble) { ensemble_ = std::move(ensemble); }
+void ModelState::set_ensemble(std::unique_ptr<Ensemble> ensemble) {
+  ensemble_ = std::move(ensemble);
+}
 
-// -------------------------------------------------------------------------------------------- validation
+// --------------------------------------------------------------------------------------------
+// validation
 
 Result<void> ModelState::validate_inputs(Request& request, RequestState& state) const {
   const std::vector<TensorInfo>& infos = info_.inputs;
@@ -147,10 +151,10 @@ Result<void> ModelState::validate_inputs(Request& request, RequestState& state) 
     }
     if (!view.contiguous()) {
       if (view.device.kind != DeviceKind::host) {
-        return Error{ErrorCode::unsupported,
-                     concat("model \"", config_.name, "\", input \"", input.name,
-                            "\": strided memory on ", view.device,
-                            " is not supported; make it contiguous first")};
+        return Error{
+            ErrorCode::unsupported,
+            concat("model \"", config_.name, "\", input \"", input.name, "\": strided memory on ",
+                   view.device, " is not supported; make it contiguous first")};
       }
       if (view.ready) MILLRACE_TRY(view.ready.synchronize());
       MILLRACE_ASSIGN(Tensor copy, contiguous_copy(view));
@@ -195,9 +199,9 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
     if (wanted.placement != OutputPlacement::target) continue;
     const TensorView& target = wanted.target;
     const auto refuse = [&](auto&&... why) {
-      return Error{ErrorCode::invalid_argument,
-                   concat("model \"", config_.name, "\", target of output \"", wanted.name, "\": ",
-                          why...)};
+      return Error{
+          ErrorCode::invalid_argument,
+          concat("model \"", config_.name, "\", target of output \"", wanted.name, "\": ", why...)};
     };
     if (info->type == DataType::bytes) return refuse("BYTES outputs cannot go into a target");
     if (!millrace::validate(target, wanted.name)) {
@@ -228,7 +232,8 @@ Result<void> ModelState::validate(Request& request, RequestState& state) const {
   return validate_outputs(request, state);
 }
 
-// ------------------------------------------------------------------------------------------------- submit
+// -------------------------------------------------------------------------------------------------
+// submit
 
 namespace {
 
@@ -261,7 +266,8 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
   state->callback = std::move(callback);
   Lease callers = engines;
 
-  // One for the request and one for this call, which goes on after the request may have been answered.
+  // One for the request and one for this call, which goes on after the request may have been
+  // answered.
   outstanding_.fetch_add(2, std::memory_order_acq_rel);
   const CallGuard call{*this};
   if (!open_.load(std::memory_order_acquire)) {
@@ -294,7 +300,8 @@ void ModelState::wake_a_driver(const RequestState& state) {
   const std::int64_t items = queue_.full() ? INT64_MAX - 1 : queue_.items();
   const auto wake_if_wanted = [items](PlanState& plan) {
     if (items < plan.wake_at_items.load(std::memory_order_seq_cst)) return false;
-    if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX) return false;
+    if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX)
+      return false;
     plan.device().waker().wake();
     return true;
   };
@@ -316,15 +323,16 @@ bool ModelState::cancel(RequestState& state) noexcept {
   {
     Delivery delivery(executor_);
     answer(state,
-           Error{ErrorCode::cancelled,
-                 concat("model \"", config_.name, "\": the request was cancelled before it started")},
+           Error{ErrorCode::cancelled, concat("model \"", config_.name,
+                                              "\": the request was cancelled before it started")},
            delivery);
   }
   finished_one();
   return true;
 }
 
-// ------------------------------------------------------------------------------------------------ answers
+// ------------------------------------------------------------------------------------------------
+// answers
 
 void ModelState::count(const RequestState& state, const Result<Response>& answer) {
   const auto add = [](std::atomic<std::uint64_t>& counter, std::uint64_t amount) {
@@ -414,7 +422,8 @@ bool ModelState::wait_idle(TimePoint until) {
 
 void ModelState::no_lane_left(const Error& reason) {
   {
-    std::lock_guard lock(mutex_);  // over the look as well: a lane may just be coming back on another device
+    std::lock_guard lock(
+        mutex_);  // over the look as well: a lane may just be coming back on another device
     for (PlanState* plan : plans_) {
       if (plan->usable.load(std::memory_order_acquire)) return;
     }

@@ -38,8 +38,7 @@ class Delivery {
 class ModelState : public std::enable_shared_from_this<ModelState> {
  public:
   /// `info.max_items` and `config.batching.max_items` must be settled.
-  ModelState(ModelConfig config, ModelInfo info, Executor& executor,
-             std::vector<DeviceId> devices);
+  ModelState(ModelConfig config, ModelInfo info, Executor& executor, std::vector<DeviceId> devices);
   ~ModelState();
 
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
@@ -52,13 +51,13 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   void set_ensemble(std::unique_ptr<Ensemble> ensemble);
   [[nodiscard]] Ensemble* ensemble() const noexcept { return ensemble_.get(); }
 
-  /// Validates and queues; with a callback or, when that is empty, for a future. The result is a lease on the
-  /// state for the caller.
+  /// Validates and queues; with a callback or, when that is empty, for a future. The result is a
+  /// lease on the state for the caller.
   Result<Lease> submit(Request request, Callback callback, RequestState** state);
   bool cancel(RequestState& state) noexcept;
 
-  /// Hands an answer over: counts it, keeps the order where that is asked for. Takes the engine's lease on
-  /// `state`. From any thread.
+  /// Hands an answer over: counts it, keeps the order where that is asked for. Takes the engine's
+  /// lease on `state`. From any thread.
   void answer(RequestState& state, Result<Response> answer, Delivery& delivery);
   /// Answers every waiting request with `error`.
   void fail_waiting(const Error& error);
@@ -81,7 +80,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   [[nodiscard]] ModelStatistics statistics() const;
   [[nodiscard]] Executor& executor() noexcept { return executor_; }
   [[nodiscard]] std::size_t delivery_key() const noexcept {
-    return config_.batching.preserve_order ? order_key_ : next_key_.fetch_add(1, std::memory_order_relaxed);
+    return config_.batching.preserve_order ? order_key_
+                                           : next_key_.fetch_add(1, std::memory_order_relaxed);
   }
 
  private:
@@ -96,7 +96,7 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   const ModelInfo info_;
   Executor& executor_;
   ModelQueue queue_;
-  std::vector<PlanState*> plans_;  // gone once the model is unloaded
+  std::vector<PlanState*> plans_;                            // gone once the model is unloaded
   std::vector<std::shared_ptr<const PlanFigures>> figures_;  // of the plans, which they outlive
   std::unique_ptr<Ensemble> ensemble_;
   const std::size_t order_key_;
@@ -105,7 +105,7 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   std::atomic<std::int64_t> outstanding_{0};
   mutable std::atomic<std::size_t> next_key_{0};
   mutable std::mutex mutex_;
-  Error closed_reason_;  // guarded by mutex_
+  Error closed_reason_;           // guarded by mutex_
   std::optional<Error> no_lane_;  // guarded by mutex_
 
   // Answers in the order of submission: guarded by order_mutex_.
@@ -113,7 +113,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   std::deque<RequestState*> in_order_;
 
   struct Counters {
-    std::atomic<std::uint64_t> succeeded{0}, failed{0}, rejected{0}, expired{0}, cancelled{0}, items{0};
+    std::atomic<std::uint64_t> succeeded{0}, failed{0}, rejected{0}, expired{0}, cancelled{0},
+        items{0};
   };
   Counters counters_;
   LiveHistogram total_;  // of ensembles, whose requests pass no plan of their own

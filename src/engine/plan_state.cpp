@@ -18,7 +18,9 @@ constexpr std::int64_t kMostItems = std::int64_t{1} << 24;
 constexpr std::size_t kMostBatchBytes = std::size_t{1} << 48;
 constexpr std::size_t kReservedRequests = 4096;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 /// The largest number there is when the product does not fit.
 std::size_t saturated_product(std::size_t a, std::size_t b) {
@@ -26,7 +28,9 @@ std::size_t saturated_product(std::size_t a, std::size_t b) {
   return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
 }
 
-std::size_t saturated_sum(std::size_t a, std::size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+std::size_t saturated_sum(std::size_t a, std::size_t b) {
+  return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
 
 std::size_t bucket_of(std::int64_t items) {
   return static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(items)));
@@ -153,8 +157,8 @@ Result<void> PlanState::check_batch_bytes() const {
   }
   if (total <= kMostBatchBytes) return {};
   return Error{ErrorCode::invalid_argument,
-               concat("model \"", name_, "\": a batch of ", max_items(), " items takes ", format_bytes(total),
-                      ", more than any device has; lower batching.max_items")};
+               concat("model \"", name_, "\": a batch of ", max_items(), " items takes ",
+                      format_bytes(total), ", more than any device has; lower batching.max_items")};
 }
 
 std::size_t PlanState::slot_bytes() const {
@@ -174,10 +178,10 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
   const std::size_t per_lane = saturated_sum(
       saturated_sum(footprint.lane_bytes, slot_bytes() * slots),
       saturated_product(footprint.prepared_bytes, sizes_to_prepare(batching_).size() * slots));
-  MILLRACE_ASSIGN(reservation_,
-                  device_.ledger().reserve(
-                      concat("model \"", name_, "\""),
-                      saturated_product(per_lane, static_cast<std::size_t>(lane_count))));
+  MILLRACE_ASSIGN(
+      reservation_,
+      device_.ledger().reserve(concat("model \"", name_, "\""),
+                               saturated_product(per_lane, static_cast<std::size_t>(lane_count))));
   for (int i = 0; i < lane_count; ++i) {
     auto state = std::make_unique<LaneState>();
     state->plan = this;
@@ -249,14 +253,16 @@ Result<void> PlanState::make_slot(LaneState& lane, int index) {
   return {};
 }
 
-// ------------------------------------------------------------------------------------------- prepared runs
+// -------------------------------------------------------------------------------------------
+// prepared runs
 
 Result<void> PlanState::prepare(LaneState& lane) {
   const auto known = [](const TensorInfo& info) { return item_bytes(info).has_value(); };
   const PlanInfo& info = plan_info();
   if (!std::all_of(info.inputs.begin(), info.inputs.end(), known) ||
       !std::all_of(info.outputs.begin(), info.outputs.end(), known)) {
-    log_info("model \"", name_, "\": shapes are not known before a request, so nothing is prepared");
+    log_info("model \"", name_,
+             "\": shapes are not known before a request, so nothing is prepared");
     return {};
   }
   const std::vector<std::int64_t> sizes = sizes_to_prepare(batching_);
@@ -330,7 +336,8 @@ Result<Duration> PlanState::time_run(LaneState& lane, BatchSlot& slot, ShapeKey 
   return best;
 }
 
-// ------------------------------------------------------------------------------------------------- staging
+// -------------------------------------------------------------------------------------------------
+// staging
 
 void PlanState::stage(BatchSlot& slot) {
   slot.status.reset();
@@ -377,8 +384,8 @@ bool PlanState::binds_in_place(const BatchSlot& slot, const TensorView& view) co
   if (slot.requests.size() != 1 || slot.run_items != slot.items) return false;
   if (slot.key != kEager && slot.lane->traits.fixed_addresses) return false;
   const DeviceId here = device_.device()->id();
-  const bool reachable = here.kind == DeviceKind::host ? view.device.kind == DeviceKind::host
-                                                       : view.device == here;
+  const bool reachable =
+      here.kind == DeviceKind::host ? view.device.kind == DeviceKind::host : view.device == here;
   const std::size_t unit = std::max<std::size_t>(size_of(view.type), 1);
   return reachable && reinterpret_cast<std::uintptr_t>(view.data) % unit == 0;
 }
@@ -523,12 +530,12 @@ Result<void*> PlanState::allocate_late(BatchSlot& slot, std::size_t output, Data
 Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
   slot.pieces.clear();
   bool late_targets = false;
-  for (std::size_t i = 0; i < slot.outputs.size(); ++i) {
+  // The lane may already be writing to the views of slot.outputs: they are not looked at here.
+  const bool fixed = slot.key != kEager && slot.lane->traits.fixed_addresses;
+  for (std::size_t i = 0; fixed && i < slot.outputs.size(); ++i) {
     if (slot.outputs[i].allocate) continue;
-    if (slot.results[i].data != slot.outputs[i].view.data) {  // fixed addresses
-      MILLRACE_ASSIGN(const std::size_t bytes, slot.results[i].bytes());
-      slot.pieces.push_back({slot.results[i].data, slot.outputs[i].view.data, bytes});
-    }
+    MILLRACE_ASSIGN(const std::size_t bytes, slot.results[i].bytes());
+    slot.pieces.push_back({slot.results[i].data, slot.output_blocks[i].data(), bytes});
   }
   std::int64_t first = 0;
   for (const RequestState* request : slot.requests) {
@@ -540,7 +547,8 @@ Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
         late_targets = true;
         continue;
       }
-      const TensorView& computed = slot.outputs[i].view;
+      TensorView computed = slot.results[i];
+      if (fixed) computed.data = slot.output_blocks[i].data();
       if (computed.data == wanted.target.data) continue;
       const TensorView part = plan_info().outputs[i].batch_axis == 0
                                   ? slice(computed, first, request->items)
@@ -569,9 +577,10 @@ void PlanState::copy_late_targets(BatchSlot& slot) {
       const std::size_t bytes = part.bytes().value();
       const std::size_t room = wanted.target.bytes().value();
       if (bytes > room) {
-        slot.status.fail({ErrorCode::invalid_argument,
-                          concat("output \"", plan_info().outputs[i].name, "\" came out as ",
-                                 part.shape, ", ", bytes, " bytes; its target has room for ", room)});
+        slot.status.fail(
+            {ErrorCode::invalid_argument,
+             concat("output \"", plan_info().outputs[i].name, "\" came out as ", part.shape, ", ",
+                    bytes, " bytes; its target has room for ", room)});
         return;
       }
       if (bytes > 0) std::memcpy(wanted.target.data, part.data, bytes);

@@ -25,8 +25,8 @@ class LaneState;
 class ModelState;
 class PlanState;
 
-/// Input and output blocks of a lane and the batch that they are leased to. Reused for batch after batch without
-/// allocation.
+/// Input and output blocks of a lane and the batch that they are leased to. Reused for batch after
+/// batch without allocation.
 class BatchSlot {
  public:
   LaneState* lane = nullptr;
@@ -61,7 +61,8 @@ class BatchSlot {
   std::uint64_t expected = 0;
   Event started, copied_in, computed, copied_out, done;
 
-  // Fixed blocks, where shapes are known: one per input and, for lanes with fixed addresses, per output.
+  // Fixed blocks, where shapes are known: one per input and, for lanes with fixed addresses, per
+  // output.
   std::vector<Buffer> input_blocks;
   std::vector<Buffer> output_blocks;
   std::vector<ShapeKey> prepared;  // per PlanState::run_costs entry
@@ -90,7 +91,7 @@ class LaneState {
   // The driver's.
   std::deque<BatchSlot*> in_flight;  // oldest first
   TimePoint last_progress;
-  TimePoint idle_from;   // expected
+  TimePoint idle_from;  // expected
   TimePoint last_used;
   TimePoint last_end;  // of the last batch, on the device
   bool quarantined = false;
@@ -99,7 +100,8 @@ class LaneState {
   LaneState() = default;
   LaneState(const LaneState&) = delete;
   LaneState& operator=(const LaneState&) = delete;
-  /// Blocks while its stream still works: on an error of loading, or right after it, slots are still being filled.
+  /// Blocks while its stream still works: on an error of loading, or right after it, slots are
+  /// still being filled.
   ~LaneState() {
     if (lane) (void)lane->stream().synchronize();
   }
@@ -131,7 +133,8 @@ class PlanState {
   PlanState(DeviceState& device, const ModelConfig& config);
   ~PlanState();
 
-  /// Slow, on the loader: admission, weights, lanes, slots, warm runs. On an error nothing stays behind.
+  /// Slow, on the loader: admission, weights, lanes, slots, warm runs. On an error nothing stays
+  /// behind.
   Result<void> load(const ModelSpec& spec);
 
   [[nodiscard]] DeviceState& device() noexcept { return device_; }
@@ -143,8 +146,8 @@ class PlanState {
   [[nodiscard]] const BatchPolicy& batching() const noexcept { return batching_; }
   [[nodiscard]] std::int64_t max_items() const noexcept { return batching_.max_items; }
 
-  /// Enqueues the slot's batch on its lane. Errors go into the slot's status; its word is always written in
-  /// the end. On the driver, or on the lane's thread where its enqueue blocks.
+  /// Enqueues the slot's batch on its lane. Errors go into the slot's status; its word is always
+  /// written in the end. On the driver, or on the lane's thread where its enqueue blocks.
   void stage(BatchSlot& slot);
 
   // Set once when published.

@@ -12,7 +12,8 @@ struct DeviceLoad {
   DeviceId device;
   /// It can take work: not failed, not all of its lanes quarantined.
   bool usable = true;
-  /// How long a request at the front of its own queue would wait there for a lane; zero when one is free.
+  /// How long a request at the front of its own queue would wait there for a lane; zero when one is
+  /// free.
   Duration expected_wait{};
 };
 
@@ -29,13 +30,14 @@ struct MoveCost {
 
 struct PullDecision {
   bool pull = false;
-  /// When to ask again if it may not be pulled yet; `TimePoint::max()`: when the data's device changes.
+  /// When to ask again if it may not be pulled yet; `TimePoint::max()`: when the data's device
+  /// changes.
   TimePoint ask_again = TimePoint::max();
 };
 
 /// Whether `puller` may take a request of `bytes` bytes whose inputs lie on `data_device`. Data in
-/// ordinary host memory may go anywhere; data on a device goes to that device, unless it does not run
-/// the model, is unusable, or waiting for it costs more than moving. Decides, never acts.
+/// ordinary host memory may go anywhere; data on a device goes to that device, unless it does not
+/// run the model, is unusable, or waiting for it costs more than moving. Decides, never acts.
 [[nodiscard]] PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
                                        std::span<const DeviceLoad> loads, const MoveCost& cost,
                                        TimePoint now);

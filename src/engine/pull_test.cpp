@@ -16,7 +16,8 @@ constexpr DeviceId kSecond = DeviceId::host(1);
 // 100 us, and 1 us for each kilobyte.
 constexpr MoveCost kMove{microseconds(100), 1e9};
 
-PullDecision ask(DeviceId data, DeviceId puller, const DeviceLoad& second, std::size_t bytes = 1000) {
+PullDecision ask(DeviceId data, DeviceId puller, const DeviceLoad& second,
+                 std::size_t bytes = 1000) {
   const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, second};
   return choose_pull(data, bytes, puller, loads, kMove, kNow);
 }
@@ -54,7 +55,8 @@ TEST(ChoosePull, AsksAgainWhenTheEstimateCouldHaveTurnedOutWrong) {
 
 TEST(ChoosePull, DoesNotAskWithoutPauseWhereMovingCostsNothing) {
   const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, {kSecond, true, {}}};
-  const PullDecision decision = choose_pull(kSecond, 0, kFirst, loads, MoveCost{Duration(), 1e12}, kNow);
+  const PullDecision decision =
+      choose_pull(kSecond, 0, kFirst, loads, MoveCost{Duration(), 1e12}, kNow);
   EXPECT_FALSE(decision.pull);
   EXPECT_GE(decision.ask_again, kNow + microseconds(50));
 }

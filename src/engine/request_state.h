@@ -14,11 +14,12 @@ namespace millrace {
 
 class ModelState;
 
-/// Recycled, never shared between requests in flight. One lease is held by the engine until the answer is handed
-/// over, another by the caller's ticket or future.
+/// Recycled, never shared between requests in flight. One lease is held by the engine until the
+/// answer is handed over, another by the caller's ticket or future.
 ///
-/// Who may touch it: `submit` until it is queued; then whoever moves `stage` away from `queued` (a driver that takes
-/// it into a batch, a canceller, or whoever expires it) until the answer is handed over.
+/// Who may touch it: `submit` until it is queued; then whoever moves `stage` away from `queued` (a
+/// driver that takes it into a batch, a canceller, or whoever expires it) until the answer is
+/// handed over.
 class RequestState final : public Lease::Counted {
  public:
   enum class Stage : std::uint32_t { queued, running, withdrawn, answered };
@@ -51,8 +52,8 @@ class RequestState final : public Lease::Counted {
   Callback callback;            // empty: a future
   std::int64_t items = 1;
   std::size_t bytes = 0;
-  std::uint64_t shape_key = 0;   // equal keys may share a batch
-  std::size_t location = 0;      // see ModelQueue
+  std::uint64_t shape_key = 0;          // equal keys may share a batch
+  std::size_t location = 0;             // see ModelQueue
   InlineVector<std::size_t, 4> wanted;  // the model's index of each of request.outputs
   TimePoint submitted;
   TimePoint deadline = TimePoint::max();

@@ -93,7 +93,8 @@ TEST(RequestState, IsHeldByAnyLease) {
   EXPECT_EQ(released, 1);
 }
 
-// A recycled state must be as new: whatever one request leaves behind would be taken for the next one's.
+// A recycled state must be as new: whatever one request leaves behind would be taken for the next
+// one's.
 TEST(RequestState, IsRecycledAsNew) {
   RequestState* const used = RequestState::make();
   {

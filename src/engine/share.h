@@ -28,8 +28,8 @@ struct PlanChoice {
 };
 
 /// Higher class first; within a class the earliest deadline; then the least virtual time, which is
-/// start-time fair queueing (Goyal, Vin, Cheng 1996) over measured device time: plans that always have
-/// work receive device time in proportion to their weights. Decides, never acts.
+/// start-time fair queueing (Goyal, Vin, Cheng 1996) over measured device time: plans that always
+/// have work receive device time in proportion to their weights. Decides, never acts.
 [[nodiscard]] PlanChoice next_plan(std::span<const PlanLoad> ready, const SharePolicy& policy);
 
 }  // namespace millrace

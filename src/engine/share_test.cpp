@@ -44,8 +44,8 @@ TEST(NextPlan, NothingGoesOverTheCap) {
   EXPECT_EQ(next_plan(ready, {1000, 0}).plan, 0u) << "0 is no cap";
 }
 
-// A device that runs one batch at a time, always choosing by next_plan, as a driver does: virtual time is device time
-// over weight.
+// A device that runs one batch at a time, always choosing by next_plan, as a driver does: virtual
+// time is device time over weight.
 struct Simulated {
   double weight;
   double batch_seconds;
@@ -58,7 +58,8 @@ void run(std::vector<Simulated>& models, int batches, unsigned seed) {
   std::mt19937 random(seed);
   for (int i = 0; i < batches; ++i) {
     std::vector<PlanLoad> ready;
-    for (const Simulated& model : models) ready.push_back({0, TimePoint::max(), model.virtual_time});
+    for (const Simulated& model : models)
+      ready.push_back({0, TimePoint::max(), model.virtual_time});
     Simulated& chosen = models[*next_plan(ready, {}).plan];
     std::uniform_real_distribution<double> factor(1 - chosen.jitter, 1 + chosen.jitter);
     const double took = chosen.batch_seconds * factor(random);
@@ -70,9 +71,9 @@ void run(std::vector<Simulated>& models, int batches, unsigned seed) {
 TEST(NextPlan, SaturatedPlansShareDeviceTimeByTheirWeights) {
   const std::vector<std::vector<Simulated>> cases = {
       {{3, 1e-3, 0}, {1, 1e-3, 0}},
-      {{3, 1e-3, 0}, {1, 17e-3, 0}},      // long batches against short ones
+      {{3, 1e-3, 0}, {1, 17e-3, 0}},  // long batches against short ones
       {{3, 17e-3, 0}, {1, 1e-3, 0}},
-      {{3, 2e-3, 0.9}, {1, 5e-3, 0.9}},   // times that vary
+      {{3, 2e-3, 0.9}, {1, 5e-3, 0.9}},  // times that vary
       {{1, 4e-3, 0.5}, {2, 1e-3, 0.5}, {5, 2e-3, 0.5}},
   };
   for (std::vector<Simulated> models : cases) {

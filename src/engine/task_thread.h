@@ -12,7 +12,8 @@
 
 namespace millrace {
 
-/// The destructor does what was handed over before it, then joins; `abandon` leaves the thread to itself instead.
+/// The destructor does what was handed over before it, then joins; `abandon` leaves the thread to
+/// itself instead.
 class TaskThread {
  public:
   explicit TaskThread(std::string name);

@@ -227,7 +227,11 @@ TEST_F(BadModels, SizesThatOverflow) {
   refuse([](ModelConfig& config) {
     config.path = "reference:identity?shape=1048576x1048576";
     config.batching.max_items = 1 << 24;
-  }, {"\"m\"", "more than any device has"});
+  }, {"\"m\"", "does not fit in 63 bits"});
+  refuse([](ModelConfig& config) {
+    config.path = "reference:identity?shape=1048576x4096";
+    config.batching.max_items = 1 << 24;
+  }, {"\"m\"", "16777216 items", "more than any device has", "lower batching.max_items"});
   refuse([](ModelConfig& config) {
     config.path = "reference:identity?shape=1099511627776x1024";
     config.batching.max_items = 1 << 20;

@@ -8,8 +8,8 @@
 
 namespace millrace::onnxruntime {
 
-/// Hands out passes in the order in which they were asked for, so that a busy model cannot keep another
-/// one out. Thread-safe.
+/// Hands out passes in the order in which they were asked for, so that a busy model cannot keep
+/// another one out. Thread-safe.
 class Gate {
  public:
   /// A lane's way through the gate, again and again. Must not go while waiting or inside.
@@ -40,8 +40,8 @@ class Gate {
   void admit() noexcept;  // under mutex_
 
   mutable std::mutex mutex_;
-  int free_;      // under mutex_; negative after a capacity became smaller
-  int capacity_;  // under mutex_
+  int free_;                   // under mutex_; negative after a capacity became smaller
+  int capacity_;               // under mutex_
   std::deque<Pass*> waiting_;  // under mutex_
 };
 

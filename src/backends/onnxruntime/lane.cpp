@@ -34,8 +34,8 @@ Result<Shape> shape_of(const OrtValue& value, std::string_view title) {
   std::size_t rank = 0;
   MILLRACE_TRY(check(api().GetDimensionsCount(info.get(), &rank), title));
   if (rank > kMaxRank) {
-    return Error{ErrorCode::unsupported, concat(title, ": an output came out with ", rank, " dimensions; at most ",
-                                                kMaxRank, " can be used")};
+    return Error{ErrorCode::unsupported, concat(title, ": an output came out with ", rank,
+                                                " dimensions; at most ", kMaxRank, " can be used")};
   }
   std::array<std::int64_t, kMaxRank> dims{};
   MILLRACE_TRY(check(api().GetDimensions(info.get(), dims.data(), rank), title));
@@ -57,7 +57,8 @@ Result<std::unique_ptr<Lane>> OnnxLane::make(std::shared_ptr<Session> session, D
   std::unique_ptr<OnnxLane> lane(new OnnxLane(std::move(session)));
   const Session& its = *lane->session_;
   MILLRACE_TRY(check(api().CreateRunOptions(made(lane->run_options_)), its.title()));
-  MILLRACE_TRY(check(api().RunOptionsSetRunTag(lane->run_options_.get(), its.name().c_str()), its.title()));
+  MILLRACE_TRY(
+      check(api().RunOptionsSetRunTag(lane->run_options_.get(), its.name().c_str()), its.title()));
   lane->slots_.reserve(static_cast<std::size_t>(options.slots));
   lane->input_values_.resize(its.info().inputs.size());
   lane->output_values_.resize(its.info().outputs.size());
@@ -79,7 +80,9 @@ Result<ShapeKey> OnnxLane::prepare(const BatchIo& /*io*/) {
 }
 
 Result<void> OnnxLane::enqueue(ShapeKey key, const BatchIo& io) {
-  if (key != kEager) return Error{ErrorCode::internal, concat(session_->title(), ": there is no prepared run ", key)};
+  if (key != kEager)
+    return Error{ErrorCode::internal,
+                 concat(session_->title(), ": there is no prepared run ", key)};
   for (const TensorView& input : io.inputs) {
     if (input.ready) MILLRACE_TRY(stream_.ref().wait(input.ready));
   }
@@ -148,8 +151,9 @@ Result<void> OnnxLane::run(const BatchIo& io) {
   Gate& gate = session_->runtime().gate();
   if (!gate.enter(pass_, ended_)) return {};  // ended: the caller says so
   OrtStatus* const status =
-      api().Run(session_->get(), run_options_.get(), session_->input_names().data(), input_values_.data(),
-                input_values_.size(), session_->output_names().data(), output_values_.size(), output_values_.data());
+      api().Run(session_->get(), run_options_.get(), session_->input_names().data(),
+                input_values_.data(), input_values_.size(), session_->output_names().data(),
+                output_values_.size(), output_values_.data());
   gate.leave(pass_);
   const Result<void> ran = check(status, session_->title());
   // What the library allocated is ours to release, whatever happened.
@@ -173,10 +177,11 @@ Result<void> OnnxLane::bind(Bound& bound, const TensorView& view) {
   static std::byte nothing[64];  // the library wants an address even for no elements
   MILLRACE_ASSIGN(const std::size_t bytes, byte_count(view.type, view.shape));
   bound.value.reset();
-  MILLRACE_TRY(check(api().CreateTensorWithDataAsOrtValue(
-                         session_->runtime().cpu_memory(), view.data != nullptr ? view.data : nothing, bytes,
-                         view.shape.data(), view.shape.rank(), element_type_of(view.type), made(bound.value)),
-                     session_->title()));
+  MILLRACE_TRY(check(
+      api().CreateTensorWithDataAsOrtValue(
+          session_->runtime().cpu_memory(), view.data != nullptr ? view.data : nothing, bytes,
+          view.shape.data(), view.shape.rank(), element_type_of(view.type), made(bound.value)),
+      session_->title()));
   bound.data = view.data;
   bound.shape = view.shape;
   return {};
@@ -188,15 +193,18 @@ Result<void> OnnxLane::bind_strings(Bound& bound, const TensorView& view) {
   MILLRACE_TRY(check(api().GetAllocatorWithDefaultOptions(&allocator), session_->title()));
   MILLRACE_ASSIGN(const std::int64_t count, element_count(view.shape));
   bound.value.reset();
-  MILLRACE_TRY(check(api().CreateTensorAsOrtValue(allocator, view.shape.data(), view.shape.rank(),
-                                                  ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, made(bound.value)),
-                     session_->title()));
+  MILLRACE_TRY(
+      check(api().CreateTensorAsOrtValue(allocator, view.shape.data(), view.shape.rank(),
+                                         ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, made(bound.value)),
+            session_->title()));
   for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
     const std::size_t length = view.offsets[i + 1] - view.offsets[i];
     char* buffer = nullptr;
-    MILLRACE_TRY(check(api().GetResizedStringTensorElementBuffer(bound.value.get(), i, length, &buffer),
-                       session_->title()));
-    if (length > 0) std::memcpy(buffer, static_cast<const char*>(view.data) + view.offsets[i], length);
+    MILLRACE_TRY(
+        check(api().GetResizedStringTensorElementBuffer(bound.value.get(), i, length, &buffer),
+              session_->title()));
+    if (length > 0)
+      std::memcpy(buffer, static_cast<const char*>(view.data) + view.offsets[i], length);
   }
   return {};
 }
@@ -204,7 +212,8 @@ Result<void> OnnxLane::bind_strings(Bound& bound, const TensorView& view) {
 Result<void> OnnxLane::bind_inputs(Slot& slot, const BatchIo& io) {
   for (std::size_t i = 0; i < io.inputs.size(); ++i) {
     const TensorView& view = io.inputs[i];
-    MILLRACE_TRY(view.type == DataType::bytes ? bind_strings(slot.inputs[i], view) : bind(slot.inputs[i], view));
+    MILLRACE_TRY(view.type == DataType::bytes ? bind_strings(slot.inputs[i], view)
+                                              : bind(slot.inputs[i], view));
     input_values_[i] = slot.inputs[i].value.get();
   }
   return {};
@@ -250,8 +259,9 @@ Result<void> OnnxLane::take_output(std::size_t index, const OrtValue& value, Out
   MILLRACE_ASSIGN(const std::size_t bytes, byte_count(type, shape));
   MILLRACE_ASSIGN(slot.view.data, slot.allocate(type, shape, bytes));
   const void* data = nullptr;
-  MILLRACE_TRY(check(api().GetTensorMutableData(const_cast<OrtValue*>(&value), const_cast<void**>(&data)),
-                     session_->title()));
+  MILLRACE_TRY(
+      check(api().GetTensorMutableData(const_cast<OrtValue*>(&value), const_cast<void**>(&data)),
+            session_->title()));
   if (bytes > 0) std::memcpy(slot.view.data, data, bytes);
   return {};
 }
@@ -265,7 +275,8 @@ Result<void> OnnxLane::take_strings(const OrtValue& value, const Shape& shape, O
   MILLRACE_ASSIGN(void* memory, slot.allocate(DataType::bytes, shape, bytes));
   auto* const offsets = static_cast<std::size_t*>(memory);
   char* const block = reinterpret_cast<char*>(offsets + n + 1);
-  MILLRACE_TRY(check(api().GetStringTensorContent(&value, block, bytes, offsets, n), session_->title()));
+  MILLRACE_TRY(
+      check(api().GetStringTensorContent(&value, block, bytes, offsets, n), session_->title()));
   offsets[n] = bytes;
   slot.view.offsets = static_cast<const std::uint64_t*>(memory);
   slot.view.data = block;

@@ -24,8 +24,8 @@ class OnnxLane final : public Lane {
   void abandon() noexcept override;
 
  private:
-  // The library's name for memory that a tensor of ours occupies, kept while the tensor stays the same:
-  // slots are at fixed addresses.
+  // The library's name for memory that a tensor of ours occupies, kept while the tensor stays the
+  // same: slots are at fixed addresses.
   struct Bound {
     Owned<OrtValue> value;
     const void* data = nullptr;
@@ -56,7 +56,7 @@ class OnnxLane final : public Lane {
   Gate::Pass pass_;
 
   std::mutex mutex_;
-  bool running_ = false;          // under mutex_
+  bool running_ = false;            // under mutex_
   std::atomic<bool> ended_{false};  // written under mutex_: the running batch is to end
 
   std::vector<Slot> slots_;

@@ -34,7 +34,8 @@ struct Attempt {
 
 Attempt open_file(const std::string& path) {
   std::error_code error;
-  if (path.find('/') != std::string::npos && !std::filesystem::exists(path, error)) return {{}, "not there"};
+  if (path.find('/') != std::string::npos && !std::filesystem::exists(path, error))
+    return {{}, "not there"};
   void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* const reason = dlerror();
@@ -61,32 +62,41 @@ Error not_found(const std::vector<std::string>& tried) {
   for (const std::string& attempt : tried) message += concat("\n    ", attempt);
   message += concat("\n  To get it: pip install onnxruntime, and set ", kVariable,
                     " to the file onnxruntime/capi/libonnxruntime.so.* of that package, "
-                    "or copy it beside the program as ", kNames[0]);
+                    "or copy it beside the program as ",
+                    kNames[0]);
   return {ErrorCode::unavailable, std::move(message)};
 }
 
 ErrorCode code_of(OrtErrorCode code, std::string_view message) {
-  const auto says = [&](std::string_view words) { return message.find(words) != std::string_view::npos; };
+  const auto says = [&](std::string_view words) {
+    return message.find(words) != std::string_view::npos;
+  };
   if (says("bad_alloc") || says("Failed to allocate memory")) return ErrorCode::out_of_memory;
   if (says("is not a registered function/op") || says("Could not find an implementation") ||
-      says("is under development") || says("Unsupported model IR version") || says("Unknown model file format version")) {
+      says("is under development") || says("Unsupported model IR version") ||
+      says("Unknown model file format version")) {
     return ErrorCode::unsupported;
   }
   switch (code) {
     case ORT_INVALID_ARGUMENT:
     case ORT_INVALID_PROTOBUF:
     case ORT_INVALID_GRAPH:
-    case ORT_NO_MODEL: return ErrorCode::invalid_argument;
-    case ORT_NO_SUCHFILE: return ErrorCode::not_found;
-    case ORT_NOT_IMPLEMENTED: return ErrorCode::unsupported;
-    default: return ErrorCode::internal;
+    case ORT_NO_MODEL:
+      return ErrorCode::invalid_argument;
+    case ORT_NO_SUCHFILE:
+      return ErrorCode::not_found;
+    case ORT_NOT_IMPLEMENTED:
+      return ErrorCode::unsupported;
+    default:
+      return ErrorCode::internal;
   }
 }
 
 }  // namespace
 
 std::vector<std::string> library_candidates() {
-  if (const char* const file = std::getenv(kVariable); file != nullptr && *file != '\0') return {file};
+  if (const char* const file = std::getenv(kVariable); file != nullptr && *file != '\0')
+    return {file};
   std::vector<std::string> candidates;
   const auto add = [&](const std::filesystem::path& folder) {
     for (const std::string_view name : kNames) candidates.push_back((folder / name).string());
@@ -104,7 +114,8 @@ std::vector<std::string> library_candidates() {
 
 Result<const Library*> open_library() {
   static std::mutex mutex;
-  static const Library* opened = nullptr;  // under mutex; never deleted: sessions may outlive everything
+  static const Library* opened =
+      nullptr;  // under mutex; never deleted: sessions may outlive everything
   const std::lock_guard lock(mutex);
   if (opened != nullptr) return opened;
   std::vector<std::string> tried;

@@ -18,17 +18,19 @@ struct Library {
   std::string path;     // as found
 };
 
-/// Opens the library at the first call and keeps it for good; after a failure the next call tries again.
-/// Errors: unavailable, naming every file looked for and how to get one. Thread-safe.
+/// Opens the library at the first call and keeps it for good; after a failure the next call tries
+/// again. Errors: unavailable, naming every file looked for and how to get one. Thread-safe.
 [[nodiscard]] Result<const Library*> open_library();
 
-/// The files that `open_library` tries, in order. Names without a folder are left to the loader's search.
+/// The files that `open_library` tries, in order. Names without a folder are left to the loader's
+/// search.
 [[nodiscard]] std::vector<std::string> library_candidates();
 
 /// The library's functions. Only once `open_library` has succeeded.
 [[nodiscard]] const OrtApi& api() noexcept;
 
-/// Turns a status into an error and releases it: the library's words after `context`. A null status is success.
+/// Turns a status into an error and releases it: the library's words after `context`. A null status
+/// is success.
 Result<void> check(OrtStatus* status, std::string_view context);
 
 /// Gives objects of the library back.
@@ -41,7 +43,9 @@ struct Release {
   void operator()(OrtMemoryInfo* p) const noexcept { api().ReleaseMemoryInfo(p); }
   void operator()(OrtModelMetadata* p) const noexcept { api().ReleaseModelMetadata(p); }
   void operator()(OrtTypeInfo* p) const noexcept { api().ReleaseTypeInfo(p); }
-  void operator()(OrtTensorTypeAndShapeInfo* p) const noexcept { api().ReleaseTensorTypeAndShapeInfo(p); }
+  void operator()(OrtTensorTypeAndShapeInfo* p) const noexcept {
+    api().ReleaseTensorTypeAndShapeInfo(p);
+  }
   void operator()(OrtValue* p) const noexcept { api().ReleaseValue(p); }
 };
 template <class T>

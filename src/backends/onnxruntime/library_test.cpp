@@ -27,11 +27,13 @@ class OnnxLibraryMissing : public ::testing::Test {
 
 TEST_F(OnnxLibraryMissing, NamesTheFileAndHowToGetIt) {
   EXPECT_EXIT(open_with("/nowhere/libonnxruntime.so"), ::testing::ExitedWithCode(3),
-              "Looked for:\n    /nowhere/libonnxruntime.so \\(not there\\)\n.*pip install onnxruntime.*MILLRACE_ONNXRUNTIME");
+              "Looked for:\n    /nowhere/libonnxruntime.so \\(not there\\)\n.*pip install "
+              "onnxruntime.*MILLRACE_ONNXRUNTIME");
 }
 
 TEST_F(OnnxLibraryMissing, SaysWhenTheFileIsNoLibrary) {
-  EXPECT_EXIT(open_with("/proc/self/maps"), ::testing::ExitedWithCode(3), "/proc/self/maps \\(.+\\)");
+  EXPECT_EXIT(open_with("/proc/self/maps"), ::testing::ExitedWithCode(3),
+              "/proc/self/maps \\(.+\\)");
 }
 
 TEST_F(OnnxLibraryMissing, SaysWhenTheLibraryIsAnother) {
@@ -41,7 +43,8 @@ TEST_F(OnnxLibraryMissing, SaysWhenTheLibraryIsAnother) {
 TEST(OnnxLibrary, LooksInTheseFiles) {
   const std::vector<std::string> files = library_candidates();
   ASSERT_GE(files.size(), 6U);
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe").parent_path();
+  const std::filesystem::path program =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path();
   EXPECT_EQ(files[0], (program / "libonnxruntime.so.1").string());
   EXPECT_EQ(files[1], (program / "libonnxruntime.so").string());
   EXPECT_EQ(files[2], (program.parent_path() / "lib" / "libonnxruntime.so.1").string());
@@ -60,7 +63,8 @@ TEST(OnnxThreads, FollowTheBudget) {
   struct Row {
     int cpu_threads, lanes, workers;
   };
-  for (const Row row : {Row{1, 1, 0}, Row{2, 2, 0}, Row{4, 4, 0}, Row{5, 1, 4}, Row{8, 2, 6}, Row{64, 16, 48}}) {
+  for (const Row row :
+       {Row{1, 1, 0}, Row{2, 2, 0}, Row{4, 4, 0}, Row{5, 1, 4}, Row{8, 2, 6}, Row{64, 16, 48}}) {
     const auto threads = choose_threads({row.cpu_threads, {}, {}, {}});
     ASSERT_TRUE(threads.ok());
     EXPECT_EQ(threads->workers(), row.workers) << row.cpu_threads;
@@ -76,7 +80,8 @@ TEST(OnnxThreads, CanBeAskedFor) {
   EXPECT_EQ(runs_at_a_time(8, *threads), 4);
   EXPECT_TRUE(threads->spinning);
   EXPECT_EQ(choose_threads({2, 2, {}, {}})->workers(), 1);
-  MILLRACE_EXPECT_ERROR(choose_threads({2, 3, {}, {}}), ErrorCode::invalid_argument, "budget of 2 (cpu_threads), got 3 and 1");
+  MILLRACE_EXPECT_ERROR(choose_threads({2, 3, {}, {}}), ErrorCode::invalid_argument,
+                        "budget of 2 (cpu_threads), got 3 and 1");
 }
 
 TEST(OnnxThreads, AreDecidedByTheFirstModelAndFreeAgainAfterTheLast) {
@@ -84,9 +89,11 @@ TEST(OnnxThreads, AreDecidedByTheFirstModelAndFreeAgainAfterTheLast) {
   ASSERT_TRUE(first.ok()) << testing::text_of(first);
   EXPECT_EQ((*first)->gate().capacity(), 3);
   MILLRACE_EXPECT_ERROR(Runtime::share({4, 3, {}, {}}), ErrorCode::invalid_argument,
-                        "\"intra_op_threads\": asked for 3, but all ONNX Runtime models of a process share one thread "
+                        "\"intra_op_threads\": asked for 3, but all ONNX Runtime models of a "
+                        "process share one thread "
                         "pool, which was made with 2");
-  MILLRACE_EXPECT_ERROR(Runtime::share({4, {}, 2, {}}), ErrorCode::invalid_argument, "inter_op_threads");
+  MILLRACE_EXPECT_ERROR(Runtime::share({4, {}, 2, {}}), ErrorCode::invalid_argument,
+                        "inter_op_threads");
   MILLRACE_EXPECT_ERROR(Runtime::share({4, {}, {}, true}), ErrorCode::invalid_argument, "spinning");
   auto second = Runtime::share({2, 2, 1, false});
   ASSERT_TRUE(second.ok()) << testing::text_of(second);

@@ -60,7 +60,8 @@ class Message {
         field.integer = *integer;
         return field;
       }
-      case 1: return skip(8) ? std::optional(field) : fail();
+      case 1:
+        return skip(8) ? std::optional(field) : fail();
       case 2: {
         const std::optional<std::uint64_t> length = varint();
         if (!length || *length > rest_.size()) return fail();
@@ -68,8 +69,10 @@ class Message {
         rest_.remove_prefix(*length);
         return field;
       }
-      case 5: return skip(4) ? std::optional(field) : fail();
-      default: return fail();
+      case 5:
+        return skip(4) ? std::optional(field) : fail();
+      default:
+        return fail();
     }
   }
   [[nodiscard]] bool ok() const noexcept { return ok_; }
@@ -107,12 +110,14 @@ std::string_view find_bytes(std::string_view message, std::uint32_t number) {
   return {};
 }
 
-// Bytes of an initializer: those in the message (its few bytes of description count as well), and those elsewhere.
+// Bytes of an initializer: those in the message (its few bytes of description count as well), and
+// those elsewhere.
 std::uint64_t bytes_of_tensor(std::string_view message) {
   std::uint64_t bytes = message.size();
   Message fields(message);
   while (const auto field = fields.next()) {
-    if (field->number != tensor::kExternalData || find_bytes(field->bytes, entry::kKey) != "length") continue;
+    if (field->number != tensor::kExternalData || find_bytes(field->bytes, entry::kKey) != "length")
+      continue;
     const std::string_view text = find_bytes(field->bytes, entry::kValue);
     std::uint64_t length = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), length);
@@ -140,14 +145,19 @@ bool read_graph(std::string_view message, OnnxSummary& summary) {
   Message fields(message);
   while (const auto field = fields.next()) {
     switch (field->number) {
-      case graph::kInitializer: summary.weights_bytes += bytes_of_tensor(field->bytes); break;
+      case graph::kInitializer:
+        summary.weights_bytes += bytes_of_tensor(field->bytes);
+        break;
       case graph::kInput:
-        if (auto name = shapeless_name(field->bytes)) summary.shapeless_inputs.push_back(std::move(*name));
+        if (auto name = shapeless_name(field->bytes))
+          summary.shapeless_inputs.push_back(std::move(*name));
         break;
       case graph::kOutput:
-        if (auto name = shapeless_name(field->bytes)) summary.shapeless_outputs.push_back(std::move(*name));
+        if (auto name = shapeless_name(field->bytes))
+          summary.shapeless_outputs.push_back(std::move(*name));
         break;
-      default: break;
+      default:
+        break;
     }
   }
   return fields.ok();
@@ -171,10 +181,17 @@ OnnxSummary summarize_onnx(std::string_view content) {
   Message fields(content);
   while (const auto field = fields.next()) {
     switch (field->number) {
-      case model::kIrVersion: summary.ir_version = static_cast<std::int64_t>(field->integer); break;
-      case model::kOpsetImport: read_opset(field->bytes, summary); break;
-      case model::kGraph: graph_read = read_graph(field->bytes, summary); break;
-      default: break;
+      case model::kIrVersion:
+        summary.ir_version = static_cast<std::int64_t>(field->integer);
+        break;
+      case model::kOpsetImport:
+        read_opset(field->bytes, summary);
+        break;
+      case model::kGraph:
+        graph_read = read_graph(field->bytes, summary);
+        break;
+      default:
+        break;
     }
   }
   summary.complete = fields.ok() && graph_read;
@@ -200,7 +217,8 @@ OnnxSummary summarize_onnx_file(const std::string& path) {
 
 bool starts_like_onnx(std::string_view first_bytes) noexcept {
   // The first field is the IR version: a small number.
-  return first_bytes.size() >= 2 && first_bytes[0] == '\x08' && first_bytes[1] > 0 && first_bytes[1] < 64;
+  return first_bytes.size() >= 2 && first_bytes[0] == '\x08' && first_bytes[1] > 0 &&
+         first_bytes[1] < 64;
 }
 
 }  // namespace millrace::onnxruntime

@@ -11,7 +11,8 @@
 namespace millrace::onnxruntime {
 
 struct OnnxSummary {
-  /// Whether it was a model with a graph, read to its end. The rest holds what was found until then.
+  /// Whether it was a model with a graph, read to its end. The rest holds what was found until
+  /// then.
   bool complete = false;
   std::int64_t ir_version = 0;
   /// Domain ("" is ONNX's own) and version.
@@ -26,7 +27,8 @@ struct OnnxSummary {
 /// Reads any bytes; never fails.
 [[nodiscard]] OnnxSummary summarize_onnx(std::string_view content);
 
-/// The same for a file, which is mapped, not read as a whole. An unreadable file gives an empty summary.
+/// The same for a file, which is mapped, not read as a whole. An unreadable file gives an empty
+/// summary.
 [[nodiscard]] OnnxSummary summarize_onnx_file(const std::string& path);
 
 /// Whether a file begins as ONNX files do.

@@ -38,7 +38,8 @@ TEST(OnnxFile, ReadsOtherDomains) {
 }
 
 TEST(OnnxFile, NamesOutputsOfUnknownRank) {
-  EXPECT_EQ(summarize_onnx(content_of("unknown_rank")).shapeless_outputs, std::vector<std::string>{"output"});
+  EXPECT_EQ(summarize_onnx(content_of("unknown_rank")).shapeless_outputs,
+            std::vector<std::string>{"output"});
   EXPECT_TRUE(summarize_onnx(content_of("scalar")).shapeless_outputs.empty());
 }
 

@@ -14,7 +14,8 @@ namespace {
 
 class OnnxPlan final : public Plan {
  public:
-  OnnxPlan(std::shared_ptr<Session> session, DeviceRef device) : session_(std::move(session)), device_(device) {}
+  OnnxPlan(std::shared_ptr<Session> session, DeviceRef device)
+      : session_(std::move(session)), device_(device) {}
 
   const PlanInfo& info() const override { return session_->info(); }
   // What a run needs in between is the library's, and not known beforehand.
@@ -41,7 +42,8 @@ std::string reason_for(const ModelSpec& spec) {
     const bool is_description = first != std::string::npos && (*spec.content)[first] == '{';
     return is_description ? "" : "a model in memory is taken for ONNX";
   }
-  if (spec.path.ends_with(".onnx") || spec.path.ends_with(".ort")) return "the file's name says ONNX";
+  if (spec.path.ends_with(".onnx") || spec.path.ends_with(".ort"))
+    return "the file's name says ONNX";
   char first[2] = {};
   std::ifstream file(spec.path, std::ios::binary);
   if (file.read(first, sizeof first) && starts_like_onnx({first, sizeof first})) {
@@ -52,9 +54,11 @@ std::string reason_for(const ModelSpec& spec) {
 
 Support supports(const ModelSpec& spec, DeviceRef device) {
   std::string reason = reason_for(spec);
-  if (reason.empty()) return {false, "takes ONNX models: a file ending in \".onnx\" or \".ort\", or one in memory"};
+  if (reason.empty())
+    return {false, "takes ONNX models: a file ending in \".onnx\" or \".ort\", or one in memory"};
   if (device->id().kind != DeviceKind::host) {
-    return {false, "runs on the CPU only in this build, so it needs a host device (--devices host)"};
+    return {false,
+            "runs on the CPU only in this build, so it needs a host device (--devices host)"};
   }
   return {true, std::move(reason)};
 }

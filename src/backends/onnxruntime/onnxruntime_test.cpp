@@ -134,9 +134,11 @@ TEST(OnnxModel, TraitsOfItsLanes) {
   Loaded model("linear");
   const LaneTraits traits = model.lane->traits();
   EXPECT_TRUE(traits.terminable);
-  EXPECT_FALSE(traits.enqueue_blocks || traits.wants_prepare || traits.fixed_addresses || traits.only_prepared);
+  EXPECT_FALSE(traits.enqueue_blocks || traits.wants_prepare || traits.fixed_addresses ||
+               traits.only_prepared);
   TestRun run(model.host.device());
-  MILLRACE_EXPECT_ERROR(model.lane->prepare(run.io()), ErrorCode::unsupported, "no use for preparation");
+  MILLRACE_EXPECT_ERROR(model.lane->prepare(run.io()), ErrorCode::unsupported,
+                        "no use for preparation");
 }
 
 // --- Running ---
@@ -165,7 +167,8 @@ TEST(OnnxRun, PassesEveryTypeThroughBitForBit) {
 TEST(OnnxRun, PassesStringsThrough) {
   Loaded model("identity_string");
   const std::string long_text(100000, 'x');
-  const std::string_view values[] = {"one", "", std::string_view("a\0b", 3), long_text, "5", "6", "7", "\xff"};
+  const std::string_view values[] = {"one", "",    std::string_view("a\0b", 3), long_text, "5", "6",
+                                     "7",   "\xff"};
   TestRun run(model.host.device());
   run.strings(values, {2, 4});
   run.late_output(DataType::bytes);
@@ -236,7 +239,8 @@ TEST(OnnxRun, AllocatesBeforeRunningWhereTheShapeIsKnown) {
   EXPECT_EQ(late.values<float>(0), given.values<float>(0));
   late.outputs()[0].view.data = nullptr;
   late.refuse_memory = true;
-  MILLRACE_EXPECT_ERROR(late.on(*model.lane), ErrorCode::out_of_memory, "no memory for this output");
+  MILLRACE_EXPECT_ERROR(late.on(*model.lane), ErrorCode::out_of_memory,
+                        "no memory for this output");
 }
 
 TEST(OnnxRun, OutputsWhoseSizeIsKnownOnlyAfterComputing) {
@@ -249,8 +253,8 @@ TEST(OnnxRun, OutputsWhoseSizeIsKnownOnlyAfterComputing) {
     const auto result = run.on(*model.lane);
     ASSERT_TRUE(result.ok()) << text_of(result);
     EXPECT_EQ(run.outputs()[0].view.shape, Shape({2, again == 0 ? 2 : 1}));
-    EXPECT_EQ(run.values<std::int64_t>(0),
-              again == 0 ? (std::vector<std::int64_t>{0, 1, 1, 1}) : (std::vector<std::int64_t>{0, 1}));
+    EXPECT_EQ(run.values<std::int64_t>(0), again == 0 ? (std::vector<std::int64_t>{0, 1, 1, 1})
+                                                      : (std::vector<std::int64_t>{0, 1}));
   }
   TestRun refused(model.host.device());
   const std::vector<float> input = {1};
@@ -297,9 +301,11 @@ TEST(OnnxRun, WaitsForInputsToBeReady) {
   Stream other = model.host.device()->new_stream({}).value();
   const Event ready = model.host.device()->new_event(EventTiming::untimed).value();
   std::atomic<bool> open{false};
-  ASSERT_TRUE(other.ref().run([&] {
-    while (!open) std::this_thread::sleep_for(milliseconds(1));
-  }).ok());
+  ASSERT_TRUE(other.ref()
+                  .run([&] {
+                    while (!open) std::this_thread::sleep_for(milliseconds(1));
+                  })
+                  .ok());
   ASSERT_TRUE(other.ref().record(ready).ok());
   const std::vector<float> values = counting(4);
   TestRun run(model.host.device());
@@ -327,7 +333,8 @@ TEST(OnnxRun, FailuresComeThroughTheStatusAndLeaveTheLaneWell) {
   EXPECT_TRUE(run_with(6).ok());
   const auto failed = run_with(4);
   ASSERT_FALSE(failed.ok());
-  EXPECT_NE(failed.error().message.find("model \"division\" (ONNX Runtime "), std::string::npos) << text_of(failed);
+  EXPECT_NE(failed.error().message.find("model \"division\" (ONNX Runtime "), std::string::npos)
+      << text_of(failed);
   EXPECT_EQ(failed.error().scope, Scope::request);
   EXPECT_TRUE(run_with(1).ok());
 }
@@ -465,7 +472,8 @@ TEST(OnnxTerminate, EndsARunThatWaitsForItsTurn) {
   EXPECT_EQ(runtime->gate().inside(), 0);
 }
 
-// In a process of its own: an abandoned lane keeps its session, and with it the thread pool, for good.
+// In a process of its own: an abandoned lane keeps its session, and with it the thread pool, for
+// good.
 [[noreturn]] void abandon_a_running_lane() {
   const auto expect = [](bool holds, const char* what) {
     if (holds) return;
@@ -555,9 +563,14 @@ TEST(OnnxBudget, ThePoolHasTheWorkersThatItShould) {
 
 TEST(OnnxOptions, AreAccepted) {
   ModelSpec spec = spec_of("linear", 4);
-  const auto profile = std::filesystem::path(::testing::TempDir()) / ("profile" + std::to_string(getpid()));
-  spec.options = {{"graph_optimization", "basic"}, {"execution_mode", "parallel"}, {"intra_op_threads", "2"},
-                  {"inter_op_threads", "2"},       {"spinning", "1"},              {"profile", profile.string()}};
+  const auto profile =
+      std::filesystem::path(::testing::TempDir()) / ("profile" + std::to_string(getpid()));
+  spec.options = {{"graph_optimization", "basic"},
+                  {"execution_mode", "parallel"},
+                  {"intra_op_threads", "2"},
+                  {"inter_op_threads", "2"},
+                  {"spinning", "1"},
+                  {"profile", profile.string()}};
   {
     Loaded model(spec);
     const std::vector<float> input = counting(16);
@@ -583,14 +596,19 @@ TEST(OnnxOptions, AreRefusedByName) {
     spec.options = std::move(options);
     return host.load(spec);
   };
-  MILLRACE_EXPECT_ERROR(load_with({{"speed", "9"}}), ErrorCode::invalid_argument,
-                        "model \"linear\": the onnxruntime backend has no option \"speed\"; it has execution_mode");
+  MILLRACE_EXPECT_ERROR(
+      load_with({{"speed", "9"}}), ErrorCode::invalid_argument,
+      "model \"linear\": the onnxruntime backend has no option \"speed\"; it has execution_mode");
   MILLRACE_EXPECT_ERROR(load_with({{"graph_optimization", "most"}}), ErrorCode::invalid_argument,
                         "expected one of disable, basic, extended, all, got \"most\"");
-  MILLRACE_EXPECT_ERROR(load_with({{"intra_op_threads", "0"}}), ErrorCode::invalid_argument, "intra_op_threads");
-  MILLRACE_EXPECT_ERROR(load_with({{"intra_op_threads", "9"}}), ErrorCode::invalid_argument, "budget of 2");
-  MILLRACE_EXPECT_ERROR(load_with({{"spinning", "yes"}}), ErrorCode::invalid_argument, "one of 0, 1");
-  MILLRACE_EXPECT_ERROR(load_with({{"execution_mode", "parallel"}}), ErrorCode::invalid_argument, "inter_op_threads");
+  MILLRACE_EXPECT_ERROR(load_with({{"intra_op_threads", "0"}}), ErrorCode::invalid_argument,
+                        "intra_op_threads");
+  MILLRACE_EXPECT_ERROR(load_with({{"intra_op_threads", "9"}}), ErrorCode::invalid_argument,
+                        "budget of 2");
+  MILLRACE_EXPECT_ERROR(load_with({{"spinning", "yes"}}), ErrorCode::invalid_argument,
+                        "one of 0, 1");
+  MILLRACE_EXPECT_ERROR(load_with({{"execution_mode", "parallel"}}), ErrorCode::invalid_argument,
+                        "inter_op_threads");
 }
 
 TEST(OnnxOptions, ThreadsOfALaterModelMustAgree) {
@@ -599,7 +617,8 @@ TEST(OnnxOptions, ThreadsOfALaterModelMustAgree) {
   ASSERT_TRUE(first.ok());
   ModelSpec spec = spec_of("two_in_two_out", 4);
   spec.options = {{"intra_op_threads", "2"}};
-  MILLRACE_EXPECT_ERROR(host.load(spec), ErrorCode::invalid_argument, "model \"two_in_two_out\": option \"intra_op_threads\"");
+  MILLRACE_EXPECT_ERROR(host.load(spec), ErrorCode::invalid_argument,
+                        "model \"two_in_two_out\": option \"intra_op_threads\"");
 }
 
 // --- What cannot be loaded ---
@@ -608,7 +627,8 @@ TEST(OnnxRefused, FilesThatAreNoModels) {
   Host host;
   ModelSpec missing = spec_of("nowhere");
   MILLRACE_EXPECT_ERROR(host.load(missing), ErrorCode::not_found, "nowhere.onnx\" does not exist");
-  const auto folder = std::filesystem::path(::testing::TempDir()) / ("folder" + std::to_string(getpid()) + ".onnx");
+  const auto folder =
+      std::filesystem::path(::testing::TempDir()) / ("folder" + std::to_string(getpid()) + ".onnx");
   std::filesystem::create_directory(folder);
   ModelSpec directory = spec_of("x");
   directory.path = folder;
@@ -625,17 +645,21 @@ TEST(OnnxRefused, FilesThatAreNoModels) {
     directory.path = truncated;
     const auto loaded = host.load(directory);
     MILLRACE_EXPECT_ERROR(loaded, ErrorCode::invalid_argument, "model \"x\" (ONNX Runtime ");
-    MILLRACE_EXPECT_ERROR(host.load(in_memory("x", whole.substr(0, length))), ErrorCode::invalid_argument, "model \"x\"");
+    MILLRACE_EXPECT_ERROR(host.load(in_memory("x", whole.substr(0, length))),
+                          ErrorCode::invalid_argument, "model \"x\"");
   }
-  MILLRACE_EXPECT_ERROR(host.load(in_memory("x", "this is a letter, not a model")), ErrorCode::invalid_argument, "model \"x\"");
+  MILLRACE_EXPECT_ERROR(host.load(in_memory("x", "this is a letter, not a model")),
+                        ErrorCode::invalid_argument, "model \"x\"");
   std::filesystem::remove_all(folder);
   EXPECT_EQ(host.ledger().reserved_bytes(), 0U);
 }
 
 TEST(OnnxRefused, ModelsThatCannotBeRunAreNamedWithTheReason) {
   Host host;
-  MILLRACE_EXPECT_ERROR(host.load(spec_of("unknown_operator")), ErrorCode::unsupported, "Frobnicate");
-  MILLRACE_EXPECT_ERROR(host.load(spec_of("sequence_input")), ErrorCode::unsupported, "input \"input\" is a sequence");
+  MILLRACE_EXPECT_ERROR(host.load(spec_of("unknown_operator")), ErrorCode::unsupported,
+                        "Frobnicate");
+  MILLRACE_EXPECT_ERROR(host.load(spec_of("sequence_input")), ErrorCode::unsupported,
+                        "input \"input\" is a sequence");
   MILLRACE_EXPECT_ERROR(host.load(spec_of("nine_dimensions")), ErrorCode::unsupported,
                         "input \"input\" is a tensor of 9 dimensions; at most 8");
   MILLRACE_EXPECT_ERROR(host.load(spec_of("unknown_rank")), ErrorCode::unsupported,
@@ -658,7 +682,8 @@ TEST(OnnxLog, GoesToOurs) {
   { Loaded model("linear"); }
   log_to({});
   set_log_level(before);
-  const bool found = std::ranges::any_of(messages, [](const std::string& m) { return m.starts_with("onnxruntime: "); });
+  const bool found = std::ranges::any_of(
+      messages, [](const std::string& m) { return m.starts_with("onnxruntime: "); });
   EXPECT_TRUE(found) << messages.size() << " messages";
 }
 

@@ -13,15 +13,19 @@ namespace {
 // The library's errors come back as statuses too, and its warnings are for those who tune it.
 LogLevel level_of(OrtLoggingLevel severity) noexcept {
   switch (severity) {
-    case ORT_LOGGING_LEVEL_FATAL: return LogLevel::error;
+    case ORT_LOGGING_LEVEL_FATAL:
+      return LogLevel::error;
     case ORT_LOGGING_LEVEL_ERROR:
-    case ORT_LOGGING_LEVEL_WARNING: return LogLevel::info;
-    default: return LogLevel::debug;
+    case ORT_LOGGING_LEVEL_WARNING:
+      return LogLevel::info;
+    default:
+      return LogLevel::debug;
   }
 }
 
 void ORT_API_CALL write_log(void* /*param*/, OrtLoggingLevel severity, const char* /*category*/,
-                            const char* model, const char* /*where*/, const char* message) noexcept {
+                            const char* model, const char* /*where*/,
+                            const char* message) noexcept {
   log_at(level_of(severity), "onnxruntime: ", model, ": ", message);
 }
 
@@ -32,8 +36,11 @@ OrtLoggingLevel library_level() noexcept {
 
 Error conflict(std::string_view option, int asked, int present) {
   return {ErrorCode::invalid_argument,
-          concat("option \"", option, "\": asked for ", asked, ", but all ONNX Runtime models of a process share one "
-                 "thread pool, which was made with ", present, " for the first of them; "
+          concat("option \"", option, "\": asked for ", asked,
+                 ", but all ONNX Runtime models of a process share one "
+                 "thread pool, which was made with ",
+                 present,
+                 " for the first of them; "
                  "give them all the same, or leave the option out")};
 }
 
@@ -57,17 +64,22 @@ int runs_at_a_time(int cpu_threads, const ThreadSettings& threads) noexcept {
 }
 
 Result<ThreadSettings> choose_threads(const ThreadRequest& request) {
-  // Small machines do best with a batch on each thread; large ones with a few lanes and a pool for them.
+  // Small machines do best with a batch on each thread; large ones with a few lanes and a pool for
+  // them.
   const int budget = std::max(1, request.cpu_threads);
   const int lanes = budget <= 4 ? budget : std::max(1, budget / 4);
   ThreadSettings threads;
   threads.inter_op = request.inter_op.value_or(1);
-  threads.intra_op = request.intra_op.value_or(std::max(1, budget - lanes - (threads.inter_op - 1) + 1));
+  threads.intra_op =
+      request.intra_op.value_or(std::max(1, budget - lanes - (threads.inter_op - 1) + 1));
   threads.spinning = request.spinning.value_or(false);
   if (threads.workers() >= budget && threads.workers() > 0) {
-    return Error{ErrorCode::invalid_argument,
-                 concat("expected intra_op_threads and inter_op_threads that leave a thread for the lanes out of the "
-                        "budget of ", budget, " (cpu_threads), got ", threads.intra_op, " and ", threads.inter_op)};
+    return Error{
+        ErrorCode::invalid_argument,
+        concat("expected intra_op_threads and inter_op_threads that leave a thread for the lanes "
+               "out of the "
+               "budget of ",
+               budget, " (cpu_threads), got ", threads.intra_op, " and ", threads.inter_op)};
   }
   return threads;
 }
@@ -83,11 +95,13 @@ Result<std::shared_ptr<Runtime>> Runtime::make(const ThreadRequest& request) {
   MILLRACE_TRY(check(api().SetGlobalIntraOpNumThreads(options.get(), threads.intra_op), context));
   MILLRACE_TRY(check(api().SetGlobalInterOpNumThreads(options.get(), threads.inter_op), context));
   MILLRACE_TRY(check(api().SetGlobalSpinControl(options.get(), threads.spinning ? 1 : 0), context));
-  MILLRACE_TRY(check(api().CreateEnvWithCustomLoggerAndGlobalThreadPools(
-                         write_log, nullptr, library_level(), "millrace", options.get(), made(runtime->env_)),
-                     context));
-  MILLRACE_TRY(check(api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, made(runtime->cpu_memory_)),
-                     context));
+  MILLRACE_TRY(check(
+      api().CreateEnvWithCustomLoggerAndGlobalThreadPools(
+          write_log, nullptr, library_level(), "millrace", options.get(), made(runtime->env_)),
+      context));
+  MILLRACE_TRY(check(
+      api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, made(runtime->cpu_memory_)),
+      context));
   return runtime;
 }
 

@@ -1,4 +1,5 @@
-// What all ONNX Runtime models of the process share: the environment, its one thread pool, the thread budget.
+// What all ONNX Runtime models of the process share: the environment, its one thread pool, the
+// thread budget.
 #pragma once
 
 #include <memory>
@@ -37,8 +38,8 @@ struct ThreadSettings {
 /// Made for the first model, shared by those that follow, gone with the last one.
 class Runtime {
  public:
-  /// Errors: unavailable without the library; invalid_argument when other threads are asked for than a
-  /// model loaded now was given.
+  /// Errors: unavailable without the library; invalid_argument when other threads are asked for
+  /// than a model loaded now was given.
   [[nodiscard]] static Result<std::shared_ptr<Runtime>> share(const ThreadRequest& request);
 
   [[nodiscard]] const Library& library() const noexcept { return library_; }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <system_error>
 
 #include "backends/onnxruntime/onnx_file.h"
@@ -37,24 +38,37 @@ constexpr std::pair<DataType, ONNXTensorElementDataType> kTypes[] = {
 
 std::string_view name_of(ONNXType type) noexcept {
   switch (type) {
-    case ONNX_TYPE_SEQUENCE: return "a sequence";
-    case ONNX_TYPE_MAP: return "a map";
-    case ONNX_TYPE_OPAQUE: return "of an opaque type";
-    case ONNX_TYPE_SPARSETENSOR: return "a sparse tensor";
-    case ONNX_TYPE_OPTIONAL: return "an optional value";
-    default: return "of an unknown kind";
+    case ONNX_TYPE_SEQUENCE:
+      return "a sequence";
+    case ONNX_TYPE_MAP:
+      return "a map";
+    case ONNX_TYPE_OPAQUE:
+      return "of an opaque type";
+    case ONNX_TYPE_SPARSETENSOR:
+      return "a sparse tensor";
+    case ONNX_TYPE_OPTIONAL:
+      return "an optional value";
+    default:
+      return "of an unknown kind";
   }
 }
 
 std::string_view name_of(ONNXTensorElementDataType type) noexcept {
   switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX64: return "complex64";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX128: return "complex128";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FNUZ: return "float8e4m3fnuz";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2FNUZ: return "float8e5m2fnuz";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4: return "uint4";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4: return "int4";
-    default: return "unknown";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX64:
+      return "complex64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX128:
+      return "complex128";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FNUZ:
+      return "float8e4m3fnuz";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2FNUZ:
+      return "float8e5m2fnuz";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4:
+      return "uint4";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4:
+      return "int4";
+    default:
+      return "unknown";
   }
 }
 
@@ -68,35 +82,43 @@ Result<T> choose(std::string_view option, std::string_view text,
     if (name == text) return value;
     known.push_back(name);
   }
-  return Error{ErrorCode::invalid_argument, concat("option \"", option, "\": expected one of ", join(known, ", "),
-                                                   ", got ", quoted(text))};
+  return Error{ErrorCode::invalid_argument, concat("option \"", option, "\": expected one of ",
+                                                   join(known, ", "), ", got ", quoted(text))};
 }
 
 Result<void> set_option(SessionOptions& options, std::string_view name, std::string_view text) {
   constexpr std::pair<std::string_view, GraphOptimizationLevel> kLevels[] = {
-      {"disable", ORT_DISABLE_ALL}, {"basic", ORT_ENABLE_BASIC}, {"extended", ORT_ENABLE_EXTENDED}, {"all", ORT_ENABLE_ALL}};
+      {"disable", ORT_DISABLE_ALL},
+      {"basic", ORT_ENABLE_BASIC},
+      {"extended", ORT_ENABLE_EXTENDED},
+      {"all", ORT_ENABLE_ALL}};
   constexpr std::pair<std::string_view, ExecutionMode> kModes[] = {{"sequential", ORT_SEQUENTIAL},
                                                                    {"parallel", ORT_PARALLEL}};
   constexpr std::pair<std::string_view, bool> kSwitch[] = {{"0", false}, {"1", true}};
   constexpr std::int64_t kMostThreads = 4096;
   if (name == "intra_op_threads") {
-    MILLRACE_ASSIGN(const std::int64_t threads, parse_integer(text, "option \"intra_op_threads\"", 1, kMostThreads));
+    MILLRACE_ASSIGN(const std::int64_t threads,
+                    parse_integer(text, "option \"intra_op_threads\"", 1, kMostThreads));
     options.intra_op_threads = static_cast<int>(threads);
   } else if (name == "inter_op_threads") {
-    MILLRACE_ASSIGN(const std::int64_t threads, parse_integer(text, "option \"inter_op_threads\"", 1, kMostThreads));
+    MILLRACE_ASSIGN(const std::int64_t threads,
+                    parse_integer(text, "option \"inter_op_threads\"", 1, kMostThreads));
     options.inter_op_threads = static_cast<int>(threads);
   } else if (name == "spinning") {
     MILLRACE_ASSIGN(options.spinning, choose<bool>(name, text, kSwitch));
   } else if (name == "graph_optimization") {
-    MILLRACE_ASSIGN(options.graph_optimization, choose<GraphOptimizationLevel>(name, text, kLevels));
+    MILLRACE_ASSIGN(options.graph_optimization,
+                    choose<GraphOptimizationLevel>(name, text, kLevels));
   } else if (name == "execution_mode") {
     MILLRACE_ASSIGN(options.execution_mode, choose<ExecutionMode>(name, text, kModes));
   } else if (name == "profile") {
     options.profile = text;
   } else {
-    return Error{ErrorCode::invalid_argument,
-                 concat("the onnxruntime backend has no option ", quoted(name), "; it has execution_mode, "
-                        "graph_optimization, inter_op_threads, intra_op_threads, profile, spinning")};
+    return Error{
+        ErrorCode::invalid_argument,
+        concat("the onnxruntime backend has no option ", quoted(name),
+               "; it has execution_mode, "
+               "graph_optimization, inter_op_threads, intra_op_threads, profile, spinning")};
   }
   return {};
 }
@@ -109,7 +131,8 @@ Result<void> check_file(const std::string& path, std::string_view title) {
     return Error{code, concat(title, ": ", quoted(std::string_view(path)), " ", what)};
   };
   if (!std::filesystem::exists(path, error)) return refuse(ErrorCode::not_found, "does not exist");
-  if (!std::filesystem::is_regular_file(path, error)) return refuse(ErrorCode::invalid_argument, "is not a file");
+  if (!std::filesystem::is_regular_file(path, error))
+    return refuse(ErrorCode::invalid_argument, "is not a file");
   if (!std::ifstream(path, std::ios::binary)) {
     return refuse(ErrorCode::unavailable, concat("cannot be read: ", std::strerror(errno)));
   }
@@ -140,10 +163,11 @@ struct Side {
   const std::vector<std::string>* shapeless;
 };
 
-Result<Described> describe_tensor(const Session& session, const Side& side, std::string name, const OrtTypeInfo* type) {
+Result<Described> describe_tensor(const Session& session, const Side& side, std::string name,
+                                  const OrtTypeInfo* type) {
   const auto refuse = [&](const auto&... pieces) {
-    return Error{ErrorCode::unsupported,
-                 concat(session.title(), ": ", side.word, " ", quoted(std::string_view(name)), " is ", pieces...)};
+    return Error{ErrorCode::unsupported, concat(session.title(), ": ", side.word, " ",
+                                                quoted(std::string_view(name)), " is ", pieces...)};
   };
   ONNXType kind = ONNX_TYPE_UNKNOWN;
   MILLRACE_TRY(check(api().GetOnnxTypeFromTypeInfo(type, &kind), session.title()));
@@ -153,12 +177,15 @@ Result<Described> describe_tensor(const Session& session, const Side& side, std:
   ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   MILLRACE_TRY(check(api().GetTensorElementType(tensor, &element), session.title()));
   const std::optional<DataType> data_type = data_type_of(element);
-  if (!data_type) return refuse("a tensor of ", name_of(element), ", which has no counterpart here");
+  if (!data_type)
+    return refuse("a tensor of ", name_of(element), ", which has no counterpart here");
   std::size_t rank = 0;
   MILLRACE_TRY(check(api().GetDimensionsCount(tensor, &rank), session.title()));
-  if (rank > kMaxRank) return refuse("a tensor of ", rank, " dimensions; at most ", kMaxRank, " can be used");
+  if (rank > kMaxRank)
+    return refuse("a tensor of ", rank, " dimensions; at most ", kMaxRank, " can be used");
   if (rank == 0 && std::ranges::find(*side.shapeless, name) != side.shapeless->end()) {
-    return refuse("a tensor whose number of dimensions the model does not say; give it a shape in the model");
+    return refuse(
+        "a tensor whose number of dimensions the model does not say; give it a shape in the model");
   }
   std::array<std::int64_t, kMaxRank> dims{};
   std::array<const char*, kMaxRank> symbols{};
@@ -166,7 +193,8 @@ Result<Described> describe_tensor(const Session& session, const Side& side, std:
   MILLRACE_TRY(check(api().GetSymbolicDimensions(tensor, symbols.data(), rank), session.title()));
   Described described;
   described.info.type = *data_type;
-  for (std::size_t i = 0; i < rank; ++i) described.info.shape.push_back(dims[i] < 0 ? kDynamic : dims[i]);
+  for (std::size_t i = 0; i < rank; ++i)
+    described.info.shape.push_back(dims[i] < 0 ? kDynamic : dims[i]);
   if (rank > 0 && symbols[0] != nullptr) described.first_symbol = symbols[0];
   described.info.name = std::move(name);
   return described;
@@ -194,7 +222,9 @@ class LibraryText {
     if (text_ != nullptr) allocator_->Free(allocator_, text_);
   }
   [[nodiscard]] char** out() noexcept { return &text_; }
-  [[nodiscard]] std::string_view view() const noexcept { return text_ == nullptr ? std::string_view() : text_; }
+  [[nodiscard]] std::string_view view() const noexcept {
+    return text_ == nullptr ? std::string_view() : text_;
+  }
 
  private:
   OrtAllocator* allocator_;
@@ -231,13 +261,15 @@ Result<SessionOptions> parse_session_options(const std::map<std::string, std::st
 
 Session::Session(const ModelSpec& spec, std::shared_ptr<Runtime> runtime)
     : name_(spec.name),
-      title_(concat("model ", quoted(std::string_view(spec.name)), " (ONNX Runtime ", runtime->library().version, ")")),
+      title_(concat("model ", quoted(std::string_view(spec.name)), " (ONNX Runtime ",
+                    runtime->library().version, ")")),
       runtime_(std::move(runtime)) {}
 
 Session::~Session() {
   if (!profiling_ || !session_) return;
   LibraryText file(default_allocator());
-  if (check(api().SessionEndProfiling(session_.get(), default_allocator(), file.out()), title_).ok()) {
+  if (check(api().SessionEndProfiling(session_.get(), default_allocator(), file.out()), title_)
+          .ok()) {
     log_info(title_, ": profile written to ", file.view());
   }
 }
@@ -254,16 +286,21 @@ Result<std::shared_ptr<Session>> Session::load(const ModelSpec& spec, MemoryLedg
   if (!runtime.ok()) return with_name(std::move(runtime).error());
   if (options->execution_mode == ORT_PARALLEL && (*runtime)->threads().inter_op < 2) {
     return with_name({ErrorCode::invalid_argument,
-                      "execution_mode=parallel needs inter_op_threads of at least 2 for the first model loaded"});
+                      "execution_mode=parallel needs inter_op_threads of at least 2 for the first "
+                      "model loaded"});
   }
   std::shared_ptr<Session> session(new Session(spec, std::move(runtime).value()));
   if (spec.content && spec.content->empty()) {
-    return Error{ErrorCode::invalid_argument, concat(session->title_, ": the model is empty; expected an ONNX model")};
+    return Error{ErrorCode::invalid_argument,
+                 concat(session->title_, ": the model is empty; expected an ONNX model")};
   }
   if (!spec.content) MILLRACE_TRY(check_file(spec.path, session->title_));
-  const OnnxSummary summary = spec.content ? summarize_onnx(*spec.content) : summarize_onnx_file(spec.path);
-  session->weights_bytes_ = summary.complete ? static_cast<std::size_t>(summary.weights_bytes) : size_of_model(spec);
-  MILLRACE_ASSIGN(session->reservation_, ledger.reserve(concat("model \"", spec.name, "\""), session->weights_bytes_));
+  const OnnxSummary summary =
+      spec.content ? summarize_onnx(*spec.content) : summarize_onnx_file(spec.path);
+  session->weights_bytes_ =
+      summary.complete ? static_cast<std::size_t>(summary.weights_bytes) : size_of_model(spec);
+  MILLRACE_ASSIGN(session->reservation_,
+                  ledger.reserve(concat("model \"", spec.name, "\""), session->weights_bytes_));
   MILLRACE_TRY(session->open(spec, *options));
   MILLRACE_TRY(session->describe(summary));
   MILLRACE_TRY(session->describe_metadata(summary));
@@ -283,9 +320,12 @@ Result<void> Session::open(const ModelSpec& spec, const SessionOptions& options)
     MILLRACE_TRY(check(api().SetInterOpNumThreads(to, 1), title_));
   }
   const char* const spinning = threads.spinning ? "1" : "0";
-  MILLRACE_TRY(check(api().AddSessionConfigEntry(to, "session.intra_op.allow_spinning", spinning), title_));
-  MILLRACE_TRY(check(api().AddSessionConfigEntry(to, "session.inter_op.allow_spinning", spinning), title_));
-  MILLRACE_TRY(check(api().SetSessionGraphOptimizationLevel(to, options.graph_optimization), title_));
+  MILLRACE_TRY(
+      check(api().AddSessionConfigEntry(to, "session.intra_op.allow_spinning", spinning), title_));
+  MILLRACE_TRY(
+      check(api().AddSessionConfigEntry(to, "session.inter_op.allow_spinning", spinning), title_));
+  MILLRACE_TRY(
+      check(api().SetSessionGraphOptimizationLevel(to, options.graph_optimization), title_));
   MILLRACE_TRY(check(api().SetSessionExecutionMode(to, options.execution_mode), title_));
   MILLRACE_TRY(check(api().SetSessionLogId(to, name_.c_str()), title_));
   if (!options.profile.empty()) {
@@ -293,8 +333,8 @@ Result<void> Session::open(const ModelSpec& spec, const SessionOptions& options)
     profiling_ = true;
   }
   if (spec.content) {
-    return check(api().CreateSessionFromArray(runtime_->env(), spec.content->data(), spec.content->size(), to,
-                                              made(session_)),
+    return check(api().CreateSessionFromArray(runtime_->env(), spec.content->data(),
+                                              spec.content->size(), to, made(session_)),
                  title_);
   }
   return check(api().CreateSession(runtime_->env(), spec.path.c_str(), to, made(session_)), title_);
@@ -307,7 +347,8 @@ Result<void> Session::describe(const OnnxSummary& summary) {
   MILLRACE_TRY(check(api().SessionGetInputCount(get(), &inputs), title_));
   MILLRACE_TRY(check(api().SessionGetOutputCount(get(), &outputs), title_));
   if (inputs == 0) {
-    return Error{ErrorCode::unsupported, concat(title_, ": has no inputs, so there is nothing to ask it for")};
+    return Error{ErrorCode::unsupported,
+                 concat(title_, ": has no inputs, so there is nothing to ask it for")};
   }
   const Side input_side = {"input", api().SessionGetInputTypeInfo, &summary.shapeless_inputs};
   const Side output_side = {"output", api().SessionGetOutputTypeInfo, &summary.shapeless_outputs};
@@ -322,7 +363,8 @@ Result<void> Session::describe(const OnnxSummary& summary) {
                        title_));
     Owned<OrtTypeInfo> type;
     MILLRACE_TRY(check(side.type(get(), index, made(type)), title_));
-    MILLRACE_ASSIGN(Described tensor, describe_tensor(*this, side, std::string(name.view()), type.get()));
+    MILLRACE_ASSIGN(Described tensor,
+                    describe_tensor(*this, side, std::string(name.view()), type.get()));
     tensors.push_back(std::move(tensor));
   }
   const bool batched = has_batch_axis(tensors);
@@ -362,17 +404,23 @@ Result<void> Session::describe_metadata(const OnnxSummary& summary) {
   }
   std::int64_t version = 0;
   MILLRACE_TRY(check(api().ModelMetadataGetVersion(metadata.get(), &version), title_));
-  if (version > 0) add("version", concat(version));
+  // The largest number is what exporters write for "none".
+  if (version > 0 && version < std::numeric_limits<std::int64_t>::max()) add("version", concat(version));
   if (summary.ir_version > 0) add("IR version", concat(summary.ir_version));
   for (const auto& [domain, opset] : summary.opsets) {
     add(domain.empty() ? std::string("opset") : concat("opset ", domain), concat(opset));
   }
   char** keys = nullptr;
   std::int64_t count = 0;
-  MILLRACE_TRY(check(api().ModelMetadataGetCustomMetadataMapKeys(metadata.get(), allocator, &keys, &count), title_));
+  MILLRACE_TRY(
+      check(api().ModelMetadataGetCustomMetadataMapKeys(metadata.get(), allocator, &keys, &count),
+            title_));
   for (std::int64_t i = 0; i < count; ++i) {
     LibraryText value(allocator);
-    if (check(api().ModelMetadataLookupCustomMetadataMap(metadata.get(), allocator, keys[i], value.out()), title_).ok()) {
+    if (check(api().ModelMetadataLookupCustomMetadataMap(metadata.get(), allocator, keys[i],
+                                                         value.out()),
+              title_)
+            .ok()) {
       add(keys[i], value.view());
     }
     allocator->Free(allocator, keys[i]);

@@ -23,7 +23,8 @@ struct SessionOptions {
 };
 
 /// Errors: invalid_argument, naming the options known.
-[[nodiscard]] Result<SessionOptions> parse_session_options(const std::map<std::string, std::string>& texts);
+[[nodiscard]] Result<SessionOptions> parse_session_options(
+    const std::map<std::string, std::string>& texts);
 
 [[nodiscard]] std::optional<DataType> data_type_of(ONNXTensorElementDataType type) noexcept;
 [[nodiscard]] ONNXTensorElementDataType element_type_of(DataType type) noexcept;
@@ -33,7 +34,8 @@ class Session {
  public:
   /// Errors: not_found, invalid_argument, unsupported, out_of_memory, with the model's name and the
   /// library's words.
-  [[nodiscard]] static Result<std::shared_ptr<Session>> load(const ModelSpec& spec, MemoryLedger& ledger);
+  [[nodiscard]] static Result<std::shared_ptr<Session>> load(const ModelSpec& spec,
+                                                             MemoryLedger& ledger);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
@@ -44,8 +46,12 @@ class Session {
   [[nodiscard]] Runtime& runtime() const noexcept { return *runtime_; }
   [[nodiscard]] OrtSession* get() const noexcept { return session_.get(); }
   /// In the order of `info`; the library's functions take them in this form.
-  [[nodiscard]] const std::vector<const char*>& input_names() const noexcept { return input_names_; }
-  [[nodiscard]] const std::vector<const char*>& output_names() const noexcept { return output_names_; }
+  [[nodiscard]] const std::vector<const char*>& input_names() const noexcept {
+    return input_names_;
+  }
+  [[nodiscard]] const std::vector<const char*>& output_names() const noexcept {
+    return output_names_;
+  }
   /// "model "digits" (ONNX Runtime 1.21.0)".
   [[nodiscard]] const std::string& title() const noexcept { return title_; }
 

@@ -14,7 +14,9 @@ bool copies(Kind kind) noexcept {
   return kind == Kind::identity || kind == Kind::busy || kind == Kind::fail || kind == Kind::hang;
 }
 
-int input_count(const Options& options) noexcept { return options.kind == Kind::add ? 2 : options.inputs; }
+int input_count(const Options& options) noexcept {
+  return options.kind == Kind::add ? 2 : options.inputs;
+}
 
 // An item's shape with the batch axis before it.
 Shape with_batch(const Options& options, const Shape& item) {
@@ -53,7 +55,8 @@ Result<void*> memory_for(OutputSlot& slot, DataType type, const Shape& shape, st
   slot.view.strides = {};
   if (slot.view.data != nullptr) return slot.view.data;
   if (!slot.allocate) {
-    return Error{ErrorCode::internal, "an output of a reference model has neither memory nor allocate"};
+    return Error{ErrorCode::internal,
+                 "an output of a reference model has neither memory nor allocate"};
   }
   MILLRACE_ASSIGN(void* memory, slot.allocate(type, shape, bytes));
   if (type == DataType::bytes) {
@@ -77,7 +80,8 @@ Result<void> copy_bytes(const TensorView& input, OutputSlot& slot) {
   MILLRACE_ASSIGN(void* memory, memory_for(slot, DataType::bytes, input.shape, bytes));
   auto* offsets = static_cast<std::uint64_t*>(memory);
   for (std::size_t i = 0; i <= n; ++i) offsets[i] = input.offsets[i] - first;
-  if (bytes > 0) std::memcpy(slot.view.data, static_cast<const std::byte*>(input.data) + first, bytes);
+  if (bytes > 0)
+    std::memcpy(slot.view.data, static_cast<const std::byte*>(input.data) + first, bytes);
   return {};
 }
 
@@ -91,11 +95,14 @@ Result<void> copy_through(const TensorView& input, OutputSlot& slot) {
 
 // 16-bit floats, through 32 bits. Rounds to nearest, ties to even.
 
-float from_bf16(std::uint16_t bits) noexcept { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+float from_bf16(std::uint16_t bits) noexcept {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
 
 std::uint16_t to_bf16(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // NaN
+  if ((bits & 0x7fffffffU) > 0x7f800000U)
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // NaN
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
@@ -112,8 +119,9 @@ std::uint16_t to_fp16(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000U);
   const std::uint32_t rest = bits & 0x7fffffffU;
-  if (rest > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);   // NaN
-  if (rest >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // rounds to 2^16 or more
+  if (rest > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);  // NaN
+  if (rest >= 0x477ff000U)
+    return static_cast<std::uint16_t>(sign | 0x7c00U);  // rounds to 2^16 or more
   if (rest < 0x38800000U) {  // subnormal: let the addition round at 2^-24
     const float shifted = std::bit_cast<float>(rest) + 0.5F;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000U));
@@ -145,21 +153,30 @@ Result<void> add(std::span<const TensorView> inputs, OutputSlot& slot) {
   const TensorView& a = inputs[0];
   const TensorView& b = inputs[1];
   if (a.shape != b.shape) {
-    return Error{ErrorCode::invalid_argument, concat("expected inputs \"a\" and \"b\" of one shape, got ",
-                                                     a.shape, " and ", b.shape)};
+    return Error{
+        ErrorCode::invalid_argument,
+        concat("expected inputs \"a\" and \"b\" of one shape, got ", a.shape, " and ", b.shape)};
   }
   MILLRACE_ASSIGN(const std::size_t bytes, byte_count(a.type, a.shape));
   MILLRACE_ASSIGN(void* sum, memory_for(slot, a.type, a.shape, bytes));
   const std::size_t n = bytes / size_of(a.type);
   switch (a.type) {
     case DataType::uint8:
-    case DataType::int8: add_integers<std::uint8_t>(a.data, b.data, sum, n); break;
+    case DataType::int8:
+      add_integers<std::uint8_t>(a.data, b.data, sum, n);
+      break;
     case DataType::uint16:
-    case DataType::int16: add_integers<std::uint16_t>(a.data, b.data, sum, n); break;
+    case DataType::int16:
+      add_integers<std::uint16_t>(a.data, b.data, sum, n);
+      break;
     case DataType::uint32:
-    case DataType::int32: add_integers<std::uint32_t>(a.data, b.data, sum, n); break;
+    case DataType::int32:
+      add_integers<std::uint32_t>(a.data, b.data, sum, n);
+      break;
     case DataType::uint64:
-    case DataType::int64: add_integers<std::uint64_t>(a.data, b.data, sum, n); break;
+    case DataType::int64:
+      add_integers<std::uint64_t>(a.data, b.data, sum, n);
+      break;
     case DataType::fp32:
       add_all<float>(a.data, b.data, sum, n, [](float x, float y) { return x + y; });
       break;
@@ -177,7 +194,8 @@ Result<void> add(std::span<const TensorView> inputs, OutputSlot& slot) {
       });
       break;
     default:
-      return Error{ErrorCode::unsupported, concat("the reference model \"add\" cannot add ", to_string(a.type))};
+      return Error{ErrorCode::unsupported,
+                   concat("the reference model \"add\" cannot add ", to_string(a.type))};
   }
   return {};
 }
@@ -196,12 +214,14 @@ std::uint32_t sum_of_words(const std::byte* data, std::size_t bytes) noexcept {
   return sum + last;
 }
 
-Result<void> checksum(const Options& options, std::span<const TensorView> inputs, OutputSlot& slot) {
+Result<void> checksum(const Options& options, std::span<const TensorView> inputs,
+                      OutputSlot& slot) {
   const TensorView& input = inputs[0];
   const std::int64_t items = items_of(options, inputs);
   MILLRACE_ASSIGN(const std::int64_t elements, element_count(input.shape));
   const Shape shape = output_shape(options, inputs, 0);
-  MILLRACE_ASSIGN(void* memory, memory_for(slot, DataType::uint32, shape, static_cast<std::size_t>(items) * 4));
+  MILLRACE_ASSIGN(void* memory,
+                  memory_for(slot, DataType::uint32, shape, static_cast<std::size_t>(items) * 4));
   auto* sums = static_cast<std::byte*>(memory);
   const std::size_t each = items == 0 ? 0 : static_cast<std::size_t>(elements / items);
   for (std::size_t item = 0; item < static_cast<std::size_t>(items); ++item) {
@@ -224,8 +244,9 @@ Result<void> checksum(const Options& options, std::span<const TensorView> inputs
 // Whether an element differs from zero; of a floating number the sign does not matter.
 bool is_zero(DataType type, const std::byte* element) noexcept {
   const std::size_t size = size_of(type);
-  const bool is_float = type == DataType::fp16 || type == DataType::bf16 || type == DataType::fp32 ||
-                        type == DataType::fp64 || type == DataType::fp8_e4m3 || type == DataType::fp8_e5m2;
+  const bool is_float = type == DataType::fp16 || type == DataType::bf16 ||
+                        type == DataType::fp32 || type == DataType::fp64 ||
+                        type == DataType::fp8_e4m3 || type == DataType::fp8_e5m2;
   for (std::size_t i = 0; i < size; ++i) {
     const std::byte mask = is_float && i + 1 == size ? std::byte{0x7f} : std::byte{0xff};
     if ((element[i] & mask) != std::byte{0}) return false;
@@ -233,7 +254,8 @@ bool is_zero(DataType type, const std::byte* element) noexcept {
   return true;
 }
 
-// Row i: the positions of item i's elements other than zero, then -1 up to the longest row's length.
+// Row i: the positions of item i's elements other than zero, then -1 up to the longest row's
+// length.
 Result<void> nonzero(const Options& options, std::span<const TensorView> inputs, OutputSlot& slot) {
   const TensorView& input = inputs[0];
   const std::int64_t items = items_of(options, inputs);
@@ -252,8 +274,8 @@ Result<void> nonzero(const Options& options, std::span<const TensorView> inputs,
   Shape shape;
   if (options.batched) shape.push_back(items);
   shape.push_back(static_cast<std::int64_t>(longest));
-  MILLRACE_ASSIGN(void* memory,
-                  memory_for(slot, DataType::int64, shape, rows.size() * longest * sizeof(std::int64_t)));
+  MILLRACE_ASSIGN(void* memory, memory_for(slot, DataType::int64, shape,
+                                           rows.size() * longest * sizeof(std::int64_t)));
   auto* out = static_cast<std::byte*>(memory);
   for (auto& row : rows) {
     row.resize(longest, -1);
@@ -268,7 +290,8 @@ Result<void> nonzero(const Options& options, std::span<const TensorView> inputs,
 std::vector<TensorInfo> inputs_of(const Options& options) {
   std::vector<TensorInfo> infos;
   for (int i = 0; i < input_count(options); ++i) {
-    std::string name = options.kind == Kind::add ? std::string(i == 0 ? "a" : "b") : numbered(options, "input", i);
+    std::string name =
+        options.kind == Kind::add ? std::string(i == 0 ? "a" : "b") : numbered(options, "input", i);
     infos.push_back(tensor_info(options, std::move(name), options.type_of(i), options.shape));
   }
   return infos;
@@ -278,10 +301,14 @@ std::vector<TensorInfo> outputs_of(const Options& options) {
   Shape item = options.shape;
   if (options.output_sized_late) std::fill(&item[0], &item[0] + item.rank(), kDynamic);
   switch (options.kind) {
-    case Kind::add: return {tensor_info(options, "sum", options.type_of(0), item)};
-    case Kind::checksum: return {tensor_info(options, "checksum", DataType::uint32, {})};
-    case Kind::nonzero: return {tensor_info(options, "indices", DataType::int64, {kDynamic})};
-    default: break;
+    case Kind::add:
+      return {tensor_info(options, "sum", options.type_of(0), item)};
+    case Kind::checksum:
+      return {tensor_info(options, "checksum", DataType::uint32, {})};
+    case Kind::nonzero:
+      return {tensor_info(options, "indices", DataType::int64, {kDynamic})};
+    default:
+      break;
   }
   std::vector<TensorInfo> infos;
   for (int i = 0; i < options.inputs; ++i) {
@@ -292,7 +319,8 @@ std::vector<TensorInfo> outputs_of(const Options& options) {
 
 bool sizes_known(const Options& options) noexcept {
   if (options.output_sized_late || options.kind == Kind::nonzero) return false;
-  return !copies(options.kind) || std::ranges::find(options.types, DataType::bytes) == options.types.end();
+  return !copies(options.kind) ||
+         std::ranges::find(options.types, DataType::bytes) == options.types.end();
 }
 
 std::int64_t items_of(const Options& options, std::span<const TensorView> inputs) noexcept {
@@ -311,12 +339,17 @@ Result<void> place_output(const Options& options, std::span<const TensorView> in
 Result<void> compute(const Options& options, std::span<const TensorView> inputs,
                      std::span<OutputSlot> outputs) {
   switch (options.kind) {
-    case Kind::add: return add(inputs, outputs[0]);
-    case Kind::checksum: return checksum(options, inputs, outputs[0]);
-    case Kind::nonzero: return nonzero(options, inputs, outputs[0]);
-    default: break;
+    case Kind::add:
+      return add(inputs, outputs[0]);
+    case Kind::checksum:
+      return checksum(options, inputs, outputs[0]);
+    case Kind::nonzero:
+      return nonzero(options, inputs, outputs[0]);
+    default:
+      break;
   }
-  for (std::size_t i = 0; i < outputs.size(); ++i) MILLRACE_TRY(copy_through(inputs[i], outputs[i]));
+  for (std::size_t i = 0; i < outputs.size(); ++i)
+    MILLRACE_TRY(copy_through(inputs[i], outputs[i]));
   return {};
 }
 

@@ -17,7 +17,8 @@ namespace millrace::reference {
 [[nodiscard]] bool sizes_known(const Options& options) noexcept;
 
 /// How many items a run's inputs hold.
-[[nodiscard]] std::int64_t items_of(const Options& options, std::span<const TensorView> inputs) noexcept;
+[[nodiscard]] std::int64_t items_of(const Options& options,
+                                    std::span<const TensorView> inputs) noexcept;
 
 /// Sees to it that output `index`, whose size is known, has memory, and writes its shape.
 Result<void> place_output(const Options& options, std::span<const TensorView> inputs,

@@ -48,7 +48,8 @@ Model::Call Model::count_call() noexcept {
 }
 
 Error Model::error(ErrorCode code, std::string_view what) const {
-  return {code, concat("model ", quoted(std::string_view(name)), " (reference ", to_string(options.kind), "): ", what)};
+  return {code, concat("model ", quoted(std::string_view(name)), " (reference ",
+                       to_string(options.kind), "): ", what)};
 }
 
 Result<std::unique_ptr<Lane>> ReferenceLane::make(std::shared_ptr<Model> model,
@@ -78,8 +79,8 @@ LaneTraits ReferenceLane::traits() const {
   LaneTraits traits;
   traits.enqueue_blocks = options.blocking;
   traits.terminable = options.terminable;
-  traits.wants_prepare = options.wants_prepare || options.fixed_addresses || options.only_prepared ||
-                         options.first_run_time > nanoseconds::zero();
+  traits.wants_prepare = options.wants_prepare || options.fixed_addresses ||
+                         options.only_prepared || options.first_run_time > nanoseconds::zero();
   traits.fixed_addresses = options.fixed_addresses;
   traits.only_prepared = options.only_prepared;
   return traits;
@@ -98,7 +99,8 @@ Result<ShapeKey> ReferenceLane::prepare(const BatchIo& io) {
     }
     prepared->outputs.push_back({output.view, nullptr});
   }
-  MILLRACE_ASSIGN(prepared->memory, model_->device->allocate(options.prepared_bytes, MemoryKind::device));
+  MILLRACE_ASSIGN(prepared->memory,
+                  model_->device->allocate(options.prepared_bytes, MemoryKind::device));
   const Duration time = model_->slowed(options.prepare_time + options.first_run_time);
   if (time > Duration::zero()) sleep_until(Clock::now() + time, nullptr);
   if (options.first_run_time > nanoseconds::zero()) (void)first_of_its_shapes(io.inputs);
@@ -109,8 +111,9 @@ Result<ShapeKey> ReferenceLane::prepare(const BatchIo& io) {
 Result<ReferenceLane::Prepared*> ReferenceLane::find(ShapeKey key, const BatchIo& io) const {
   if (key == kEager) {
     if (!model_->options.only_prepared) return nullptr;
-    return model_->error(ErrorCode::unsupported, concat("runs only as prepared, and nothing is prepared for input shape ",
-                                                        io.inputs[0].shape));
+    return model_->error(ErrorCode::unsupported,
+                         concat("runs only as prepared, and nothing is prepared for input shape ",
+                                io.inputs[0].shape));
   }
   if (key < 0 || static_cast<std::size_t>(key) >= prepared_.size()) {
     return model_->error(ErrorCode::internal, concat("there is no prepared run ", key));
@@ -119,8 +122,8 @@ Result<ReferenceLane::Prepared*> ReferenceLane::find(ShapeKey key, const BatchIo
   for (std::size_t i = 0; i < io.inputs.size(); ++i) {
     if (io.inputs[i].shape != prepared->inputs[i].shape) {
       return model_->error(ErrorCode::internal,
-                           concat("run ", key, " was prepared for input shape ", prepared->inputs[i].shape,
-                                  ", got ", io.inputs[i].shape));
+                           concat("run ", key, " was prepared for input shape ",
+                                  prepared->inputs[i].shape, ", got ", io.inputs[i].shape));
     }
   }
   return prepared;
@@ -138,7 +141,8 @@ Result<void> ReferenceLane::enqueue(ShapeKey key, const BatchIo& io) {
   }
   if (sizes_known(options) && !(prepared != nullptr && options.fixed_addresses)) {
     for (std::size_t i = 0; i < io.outputs.size(); ++i) {
-      if (io.outputs[i].view.data == nullptr) MILLRACE_TRY(place_output(options, io.inputs, io.outputs, i));
+      if (io.outputs[i].view.data == nullptr)
+        MILLRACE_TRY(place_output(options, io.inputs, io.outputs, i));
     }
   }
   if (own_stream_) {
@@ -168,7 +172,8 @@ Result<void> ReferenceLane::start(StreamRef work, Prepared* prepared, const Batc
     return {};
   }
   // Two pointers fit into a std::function without an allocation, three do not.
-  if (prepared != nullptr) return work.run([prepared, &io] { prepared->lane->execute(prepared, io); });
+  if (prepared != nullptr)
+    return work.run([prepared, &io] { prepared->lane->execute(prepared, io); });
   return work.run([this, &io] { execute(nullptr, io); });
 }
 
@@ -182,7 +187,8 @@ void ReferenceLane::execute(Prepared* prepared, const BatchIo& io) noexcept {
   try {
     Result<void> result = imitate(prepared, io, interrupt);
     if (interrupt != nullptr && interrupt->finish()) {
-      result = model_->error(ErrorCode::unavailable, concat("ended after ", format_duration(Clock::now() - begun)));
+      result = model_->error(ErrorCode::unavailable,
+                             concat("ended after ", format_duration(Clock::now() - begun)));
     }
     if (result.ok()) result = compute_outputs(prepared, io);
     if (!result.ok()) report(io, std::move(result).error());
@@ -193,7 +199,8 @@ void ReferenceLane::execute(Prepared* prepared, const BatchIo& io) noexcept {
   }
 }
 
-Result<void> ReferenceLane::imitate(const Prepared* prepared, const BatchIo& io, Interrupt* interrupt) {
+Result<void> ReferenceLane::imitate(const Prepared* prepared, const BatchIo& io,
+                                    Interrupt* interrupt) {
   const Options& options = model_->options;
   Model::Call call;
   if (options.kind == Kind::hang || (options.kind == Kind::fail && options.when == FailWhen::run)) {
@@ -201,7 +208,8 @@ Result<void> ReferenceLane::imitate(const Prepared* prepared, const BatchIo& io,
   }
   if (options.kind == Kind::hang && call.named) hang(interrupt);
   nanoseconds time = options.batch_time + options.item_time * items_of(options, io.inputs);
-  if (options.first_run_time > nanoseconds::zero() && prepared == nullptr && first_of_its_shapes(io.inputs)) {
+  if (options.first_run_time > nanoseconds::zero() && prepared == nullptr &&
+      first_of_its_shapes(io.inputs)) {
     time += options.first_run_time;
   }
   if (time > nanoseconds::zero()) {
@@ -224,7 +232,8 @@ Result<void> ReferenceLane::compute_outputs(Prepared* prepared, const BatchIo& i
     return compute(model_->options, io.inputs, io.outputs);
   }
   MILLRACE_TRY(compute(model_->options, prepared->inputs, prepared->outputs));
-  for (std::size_t i = 0; i < io.outputs.size(); ++i) io.outputs[i].view = prepared->outputs[i].view;
+  for (std::size_t i = 0; i < io.outputs.size(); ++i)
+    io.outputs[i].view = prepared->outputs[i].view;
   return {};
 }
 

@@ -37,7 +37,8 @@ struct Model {
 
 class ReferenceLane final : public Lane {
  public:
-  static Result<std::unique_ptr<Lane>> make(std::shared_ptr<Model> model, const LaneOptions& options);
+  static Result<std::unique_ptr<Lane>> make(std::shared_ptr<Model> model,
+                                            const LaneOptions& options);
 
   StreamRef stream() const override { return stream_; }
   LaneTraits traits() const override;
@@ -72,7 +73,8 @@ class ReferenceLane final : public Lane {
   Interrupt interrupt_;
   std::vector<std::unique_ptr<Prepared>> prepared_;
   std::mutex mutex_;
-  std::vector<std::vector<Shape>> seen_;  // under mutex_: what need not run for the first time again
+  std::vector<std::vector<Shape>>
+      seen_;  // under mutex_: what need not run for the first time again
 };
 
 }  // namespace millrace::reference

@@ -29,8 +29,8 @@ constexpr std::array<std::pair<Kind, std::string_view>, 7> kKinds = {{
 }};
 
 Error bad_value(std::string_view option, std::string_view expected, std::string_view found) {
-  return {ErrorCode::invalid_argument,
-          concat("reference option \"", option, "\": expected ", expected, ", got ", quoted(found))};
+  return {ErrorCode::invalid_argument, concat("reference option \"", option, "\": expected ",
+                                              expected, ", got ", quoted(found))};
 }
 
 Result<bool> parse_switch(std::string_view option, std::string_view text) {
@@ -49,9 +49,11 @@ Result<std::chrono::nanoseconds> parse_micros(std::string_view option, std::stri
 }
 
 template <class T>
-Result<T> parse_count(std::string_view option, std::string_view text, std::int64_t low, std::int64_t high) {
+Result<T> parse_count(std::string_view option, std::string_view text, std::int64_t low,
+                      std::int64_t high) {
   const Result<std::int64_t> count = parse_integer(text, option, low, high);
-  if (!count.ok()) return bad_value(option, concat("a whole number from ", low, " to ", high), text);
+  if (!count.ok())
+    return bad_value(option, concat("a whole number from ", low, " to ", high), text);
   return static_cast<T>(*count);
 }
 
@@ -95,11 +97,11 @@ Result<Shape> parse_item_shape(std::string_view text) {
 }
 
 Result<ErrorCode> parse_code(std::string_view text) {
-  constexpr ErrorCode kCodes[] = {
-      ErrorCode::invalid_argument, ErrorCode::not_found,         ErrorCode::unavailable,
-      ErrorCode::queue_full,       ErrorCode::deadline_exceeded, ErrorCode::cancelled,
-      ErrorCode::out_of_memory,    ErrorCode::gpu_fault,         ErrorCode::unsupported,
-      ErrorCode::internal};
+  constexpr ErrorCode kCodes[] = {ErrorCode::invalid_argument,  ErrorCode::not_found,
+                                  ErrorCode::unavailable,       ErrorCode::queue_full,
+                                  ErrorCode::deadline_exceeded, ErrorCode::cancelled,
+                                  ErrorCode::out_of_memory,     ErrorCode::gpu_fault,
+                                  ErrorCode::unsupported,       ErrorCode::internal};
   std::vector<std::pair<ErrorCode, std::string_view>> choices;
   for (const ErrorCode code : kCodes) choices.emplace_back(code, to_string(code));
   return parse_choice<ErrorCode>("code", text, choices);
@@ -126,7 +128,8 @@ Result<FailWhen> parse_when(std::string_view text) {
 // Which kinds take an option, as a bit for each kind.
 constexpr unsigned bit(Kind kind) { return 1U << static_cast<unsigned>(kind); }
 constexpr unsigned kAll = ~0U;
-constexpr unsigned kCopying = bit(Kind::identity) | bit(Kind::busy) | bit(Kind::fail) | bit(Kind::hang);
+constexpr unsigned kCopying =
+    bit(Kind::identity) | bit(Kind::busy) | bit(Kind::fail) | bit(Kind::hang);
 
 struct Option {
   std::string_view name;
@@ -135,10 +138,10 @@ struct Option {
 };
 
 // The body of a setter: parses into `field` of the options.
-#define MILLRACE_OPTION(field, ...)                                \
-  [](Options& options, std::string_view text) -> Result<void> {    \
-    MILLRACE_ASSIGN(options.field, __VA_ARGS__);                   \
-    return {};                                                     \
+#define MILLRACE_OPTION(field, ...)                             \
+  [](Options& options, std::string_view text) -> Result<void> { \
+    MILLRACE_ASSIGN(options.field, __VA_ARGS__);                \
+    return {};                                                  \
   }
 
 constexpr std::int64_t kMostInt = std::numeric_limits<int>::max();
@@ -211,8 +214,8 @@ Result<Options> defaults_of(std::string_view kind) {
     }
     known.push_back(name);
   }
-  return Error{ErrorCode::invalid_argument,
-               concat("there is no reference model ", quoted(kind), "; there are ", join(known, ", "))};
+  return Error{ErrorCode::invalid_argument, concat("there is no reference model ", quoted(kind),
+                                                   "; there are ", join(known, ", "))};
 }
 
 bool is_numeric(DataType type) {
@@ -226,13 +229,15 @@ Result<void> check(const Options& options) {
     return Error{ErrorCode::invalid_argument,
                  concat("the reference model \"", to_string(options.kind), "\": ", pieces...)};
   };
-  if (options.types.size() != 1 && options.types.size() != static_cast<std::size_t>(options.inputs)) {
+  if (options.types.size() != 1 &&
+      options.types.size() != static_cast<std::size_t>(options.inputs)) {
     return refuse(options.types.size(), " types for ", options.inputs,
                   " inputs; give one for all or one for each");
   }
   for (const DataType type : options.types) {
     if (options.kind == Kind::add && !is_numeric(type)) {
-      return refuse("cannot add ", to_string(type), "; use an integer type, FP16, BF16, FP32 or FP64");
+      return refuse("cannot add ", to_string(type),
+                    "; use an integer type, FP16, BF16, FP32 or FP64");
     }
     if (type == DataType::bytes && (options.fixed_addresses || options.kind == Kind::nonzero)) {
       return refuse(options.kind == Kind::nonzero ? "does not take BYTES"
@@ -258,7 +263,8 @@ Result<void> check(const Options& options) {
 Result<Options> make_options(std::string_view kind, Texts texts, const Texts& more) {
   MILLRACE_ASSIGN(Options options, defaults_of(kind));
   for (const auto& [name, value] : more) texts[name] = value;
-  if (options.kind == Kind::fail && texts.contains("every") && !texts.contains("at")) options.at = 0;
+  if (options.kind == Kind::fail && texts.contains("every") && !texts.contains("at"))
+    options.at = 0;
   for (const auto& [name, value] : texts) MILLRACE_TRY(set_option(options, name, value));
   MILLRACE_TRY(check(options));
   return options;
@@ -309,8 +315,9 @@ Result<Options> parse_options(std::string_view description, const Texts& more) {
     const auto [at, added] =
         texts.emplace(std::string(pair.substr(0, equal)), std::string(pair.substr(equal + 1)));
     if (!added) {
-      return Error{ErrorCode::invalid_argument,
-                   concat("the reference option ", quoted(std::string_view(at->first)), " is given twice")};
+      return Error{
+          ErrorCode::invalid_argument,
+          concat("the reference option ", quoted(std::string_view(at->first)), " is given twice")};
     }
   }
   return make_options(kind, std::move(texts), more);
@@ -333,8 +340,9 @@ Result<Options> parse_json_options(std::string_view content, const Texts& more) 
       kind = value.get<std::string>();
     } else if (key == "options" && value.is_object()) {
       for (const auto& [name, option] : value.items()) {
-        texts[name] = option.is_string() ? option.get<std::string>()
-                                         : option.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+        texts[name] = option.is_string()
+                          ? option.get<std::string>()
+                          : option.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
       }
     } else {
       return bad_json(concat("found ", quoted(std::string_view(key)),

@@ -77,13 +77,13 @@ struct Options {
 /// Whether a file's first bytes may be those of a reference description.
 [[nodiscard]] bool is_reference_content(std::string_view content) noexcept;
 
-/// Reads "KIND?option=value&..." (after "reference:"). `more` are options from elsewhere, which count more.
-/// Errors: invalid_argument, naming the options or kinds known.
+/// Reads "KIND?option=value&..." (after "reference:"). `more` are options from elsewhere, which
+/// count more. Errors: invalid_argument, naming the options or kinds known.
 [[nodiscard]] Result<Options> parse_options(std::string_view description,
                                             const std::map<std::string, std::string>& more = {});
 
 /// Reads {"kind": "busy", "options": {"batch_us": 100}}. Errors: as `parse_options`.
-[[nodiscard]] Result<Options> parse_json_options(std::string_view content,
-                                                 const std::map<std::string, std::string>& more = {});
+[[nodiscard]] Result<Options> parse_json_options(
+    std::string_view content, const std::map<std::string, std::string>& more = {});
 
 }  // namespace millrace::reference

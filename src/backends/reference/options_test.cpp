@@ -25,9 +25,12 @@ TEST(ReferenceOptions, DefaultsOfAKind) {
 
 TEST(ReferenceOptions, ReadsEachOption) {
   const auto all = parse_options(
-      "reference:identity?type=INT64,BYTES&shape=3x-1&inputs=2&max_items=8&batched=1&batch_us=1.5&item_us=2"
-      "&mode=compute&first_run_us=3&fail_load=1&fail_lane=2&fail_prepare=true&output_sized_late=1&blocking=1"
-      "&own_stream=1&wants_prepare=1&only_prepared=1&terminable=1&lanes=5&share_weights=0&weights_bytes=1KiB"
+      "reference:identity?type=INT64,BYTES&shape=3x-1&inputs=2&max_items=8&batched=1&batch_us=1.5&"
+      "item_us=2"
+      "&mode=compute&first_run_us=3&fail_load=1&fail_lane=2&fail_prepare=true&output_sized_late=1&"
+      "blocking=1"
+      "&own_stream=1&wants_prepare=1&only_prepared=1&terminable=1&lanes=5&share_weights=0&weights_"
+      "bytes=1KiB"
       "&lane_bytes=2048&prepared_bytes=1MiB&load_us=7&prepare_us=8");
   ASSERT_TRUE(all.ok()) << all.error().message;
   EXPECT_EQ(all->types, (std::vector{DataType::int64, DataType::bytes}));
@@ -95,26 +98,33 @@ TEST_P(ReferenceOptionsRefused, SaysWhatIsWrong) {
 INSTANTIATE_TEST_SUITE_P(
     All, ReferenceOptionsRefused,
     ::testing::Values(
-        Bad{"reference:", "there are identity, busy, add"}, Bad{"reference:idle", "no reference model \"idle\""},
+        Bad{"reference:", "there are identity, busy, add"},
+        Bad{"reference:idle", "no reference model \"idle\""},
         Bad{"identity?speed=1", "has no option \"speed\"; it has type, shape"},
-        Bad{"identity?at=1", "has no option \"at\""}, Bad{"add?inputs=3", "has no option \"inputs\""},
-        Bad{"identity?lanes", "expected reference:KIND?option=value"}, Bad{"identity?=1", "expected reference:KIND"},
+        Bad{"identity?at=1", "has no option \"at\""},
+        Bad{"add?inputs=3", "has no option \"inputs\""},
+        Bad{"identity?lanes", "expected reference:KIND?option=value"},
+        Bad{"identity?=1", "expected reference:KIND"},
         Bad{"identity?lanes=1&lanes=2", "\"lanes\" is given twice"},
         Bad{"identity?lanes=0", "expected a whole number from 1 to 1024, got \"0\""},
         Bad{"identity?lanes=-1", "from 1 to 1024"}, Bad{"identity?lanes=1e9", "from 1 to 1024"},
-        Bad{"identity?batched=yes", "expected 0 or 1, got \"yes\""}, Bad{"busy?batch_us=-1", "microseconds"},
-        Bad{"busy?batch_us=1e300", "microseconds"}, Bad{"busy?mode=spin", "one of sleep, compute"},
-        Bad{"identity?type=FP31", "FP31"}, Bad{"identity?type=FP32,INT8", "2 types for 1 inputs"},
+        Bad{"identity?batched=yes", "expected 0 or 1, got \"yes\""},
+        Bad{"busy?batch_us=-1", "microseconds"}, Bad{"busy?batch_us=1e300", "microseconds"},
+        Bad{"busy?mode=spin", "one of sleep, compute"}, Bad{"identity?type=FP31", "FP31"},
+        Bad{"identity?type=FP32,INT8", "2 types for 1 inputs"},
         Bad{"identity?shape=1,2,3,4,5,6,7,8", "at most 7 dimensions"}, Bad{"identity?shape=a", "a"},
-        Bad{"identity?weights_bytes=much", "a size as in"}, Bad{"add?type=BYTES", "cannot add BYTES"},
-        Bad{"add?type=BOOL", "cannot add BOOL"}, Bad{"nonzero?type=BYTES", "does not take BYTES"},
+        Bad{"identity?weights_bytes=much", "a size as in"},
+        Bad{"add?type=BYTES", "cannot add BYTES"}, Bad{"add?type=BOOL", "cannot add BOOL"},
+        Bad{"nonzero?type=BYTES", "does not take BYTES"},
         Bad{"identity?fixed_addresses=1&type=BYTES", "does not go with BYTES"},
         Bad{"identity?fixed_addresses=1&shape=-1", "known before the run"},
-        Bad{"identity?output_sized_late=1&shape=[]", "at least one dimension"}, Bad{"checksum?output_sized_late=1", "output_sized_late"},
-        Bad{"identity?batched=0&max_items=4", "does not go with batched=0"}, Bad{"fail?code=fine", "one of invalid_argument"},
-        Bad{"hang?at=0", "whole number from 1"}, Bad{"{", "not JSON at byte"},
-        Bad{R"({"kind": 1e999})", "number that no type can hold"}, Bad{"[1]", "found no object"},
-        Bad{R"({"options": {}})", "found no \"kind\""}, Bad{R"({"kind": 3})", "\"kind\" of another type"},
+        Bad{"identity?output_sized_late=1&shape=[]", "at least one dimension"},
+        Bad{"checksum?output_sized_late=1", "output_sized_late"},
+        Bad{"identity?batched=0&max_items=4", "does not go with batched=0"},
+        Bad{"fail?code=fine", "one of invalid_argument"}, Bad{"hang?at=0", "whole number from 1"},
+        Bad{"{", "not JSON at byte"}, Bad{R"({"kind": 1e999})", "number that no type can hold"},
+        Bad{"[1]", "found no object"}, Bad{R"({"options": {}})", "found no \"kind\""},
+        Bad{R"({"kind": 3})", "\"kind\" of another type"},
         Bad{R"({"kind": "add", "extra": 1})", "found \"extra\""},
         Bad{R"({"kind": "add", "options": {"lanes": null}})", "got \"null\""}));
 

@@ -85,9 +85,8 @@ void hang(Interrupt* interrupt) {
   ++all.hung;
   all.changed.notify_all();
   const std::uint64_t before = all.releases;
-  all.changed.wait(lock, [&] {
-    return all.releases != before || (interrupt != nullptr && interrupt->ended_);
-  });
+  all.changed.wait(
+      lock, [&] { return all.releases != before || (interrupt != nullptr && interrupt->ended_); });
   --all.hung;
 }
 

@@ -5,7 +5,8 @@
 
 namespace millrace::reference {
 
-/// Ends what the running batch of a lane waits for. One batch at a time, any number of ending threads.
+/// Ends what the running batch of a lane waits for. One batch at a time, any number of ending
+/// threads.
 class Interrupt {
  public:
   /// A batch starts.

@@ -19,12 +19,14 @@ namespace {
 
 class ReferencePlan final : public Plan {
  public:
-  ReferencePlan(std::shared_ptr<Model> model, PlanInfo info) : model_(std::move(model)), info_(std::move(info)) {}
+  ReferencePlan(std::shared_ptr<Model> model, PlanInfo info)
+      : model_(std::move(model)), info_(std::move(info)) {}
 
   const PlanInfo& info() const override { return info_; }
   Footprint footprint() const override {
     const Options& options = model_->options;
-    if (options.share_weights) return {options.weights_bytes, options.lane_bytes, options.prepared_bytes};
+    if (options.share_weights)
+      return {options.weights_bytes, options.lane_bytes, options.prepared_bytes};
     return {0, options.lane_bytes + options.weights_bytes, options.prepared_bytes};
   }
   Result<std::unique_ptr<Lane>> new_lane(const LaneOptions& options) override {
@@ -40,14 +42,16 @@ Result<std::string> read_description(const std::string& path) {
   constexpr std::size_t kMost = 1 << 20;
   std::ifstream file(path, std::ios::binary);
   if (!file) {
-    return Error{ErrorCode::not_found, concat("cannot open ", quoted(std::string_view(path)), ": ", std::strerror(errno))};
+    return Error{ErrorCode::not_found, concat("cannot open ", quoted(std::string_view(path)), ": ",
+                                              std::strerror(errno))};
   }
   std::string content(kMost + 1, '\0');
   file.read(content.data(), static_cast<std::streamsize>(content.size()));
   content.resize(static_cast<std::size_t>(file.gcount()));
   if (content.size() > kMost) {
     return Error{ErrorCode::invalid_argument,
-                 concat(quoted(std::string_view(path)), " is larger than a reference description can be (1 MiB)")};
+                 concat(quoted(std::string_view(path)),
+                        " is larger than a reference description can be (1 MiB)")};
   }
   return content;
 }
@@ -73,9 +77,11 @@ PlanInfo plan_info(const Options& options) {
 BackendInfo info() { return {"reference", true, MILLRACE_VERSION, ""}; }
 
 Support supports(const ModelSpec& spec, DeviceRef device) {
-  const bool ours = spec.content ? is_reference_content(*spec.content) : is_reference_path(spec.path);
+  const bool ours =
+      spec.content ? is_reference_content(*spec.content) : is_reference_path(spec.path);
   if (!ours) {
-    return {false, "takes \"reference:KIND?option=value&...\" or a file ending in \".reference.json\""};
+    return {false,
+            "takes \"reference:KIND?option=value&...\" or a file ending in \".reference.json\""};
   }
   if (device->id().kind != DeviceKind::host) {
     return {false, "computes on the host, so it needs a host device (--devices host)"};
@@ -96,15 +102,17 @@ Result<std::unique_ptr<Plan>> load(const ModelSpec& spec, DeviceRef device, Memo
   model->device = device;
   const HostDevice* const host = as_host(device);
   if (host == nullptr) {
-    return Error{ErrorCode::unsupported, concat("model ", quoted(std::string_view(spec.name)), ": ", supports(spec, device).reason)};
+    return Error{ErrorCode::unsupported, concat("model ", quoted(std::string_view(spec.name)), ": ",
+                                                supports(spec, device).reason)};
   }
   model->slowness = host->slowness();
   const Duration time = model->slowed(model->options.load_time);
   if (time > Duration::zero()) sleep_until(Clock::now() + time, nullptr);
   if (model->options.share_weights && model->options.weights_bytes > 0) {
-    MILLRACE_ASSIGN(model->reservation,
-                    ledger.reserve(concat("model \"", spec.name, "\""), model->options.weights_bytes));
-    MILLRACE_ASSIGN(model->weights, device->allocate(model->options.weights_bytes, MemoryKind::device));
+    MILLRACE_ASSIGN(model->reservation, ledger.reserve(concat("model \"", spec.name, "\""),
+                                                       model->options.weights_bytes));
+    MILLRACE_ASSIGN(model->weights,
+                    device->allocate(model->options.weights_bytes, MemoryKind::device));
   }
   if (model->options.fail_load) return model->error(ErrorCode::internal, "loading fails, as asked");
   PlanInfo plan = plan_info(model->options);

@@ -1,5 +1,5 @@
-// Arbitrary text as a reference model's name and as its description: accepted within the documented ranges, or refused
-// with a message.
+// Arbitrary text as a reference model's name and as its description: accepted within the documented
+// ranges, or refused with a message.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

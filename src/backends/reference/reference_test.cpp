@@ -27,7 +27,8 @@ using testing::text_of;
 
 // One lane of one model on a host device of its own.
 struct Loaded {
-  explicit Loaded(const std::string& path, HostDeviceOptions options = {}, int slots = 2) : host(options) {
+  explicit Loaded(const std::string& path, HostDeviceOptions options = {}, int slots = 2)
+      : host(options) {
     auto loaded = host.load(path);
     EXPECT_TRUE(loaded.ok()) << text_of(loaded);
     plan = std::move(loaded).value();
@@ -50,10 +51,12 @@ std::vector<float> counting(std::size_t count) {
 class Door {
  public:
   void shut(StreamRef stream) {
-    ASSERT_TRUE(stream.run([this] {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return open_; });
-    }).ok());
+    ASSERT_TRUE(stream
+                    .run([this] {
+                      std::unique_lock lock(mutex_);
+                      changed_.wait(lock, [&] { return open_; });
+                    })
+                    .ok());
   }
   void open() {
     const std::lock_guard lock(mutex_);
@@ -100,7 +103,8 @@ TEST(ReferenceIdentity, CopiesEveryTypeBitForBit) {
     SCOPED_TRACE(to_string(type));
     Loaded model("reference:identity?shape=4&type=" + std::string(to_string(type)));
     std::vector<std::uint8_t> bytes(3 * 4 * size_of(type));
-    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 + 11);
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+      bytes[i] = static_cast<std::uint8_t>(i * 37 + 11);
     TestRun run(model.host.device());
     run.input(TensorView::of(type, bytes.data(), {3, 4}));
     run.output(type, {3, 4});
@@ -156,7 +160,8 @@ TEST(ReferenceIdentity, RefusedMemoryIsAnErrorOfTheEnqueue) {
   run.input(values, {2, 3});
   run.late_output(DataType::fp32);
   run.refuse_memory = true;
-  MILLRACE_EXPECT_ERROR(model.lane->enqueue(kEager, run.io()), ErrorCode::out_of_memory, "no memory");
+  MILLRACE_EXPECT_ERROR(model.lane->enqueue(kEager, run.io()), ErrorCode::out_of_memory,
+                        "no memory");
   EXPECT_TRUE(model.lane->stream().query().value());
 }
 
@@ -180,7 +185,8 @@ TEST(ReferenceIdentity, EnqueueReturnsBeforeTheRunStarts) {
 }
 
 TEST(ReferenceIdentity, RunsAfterWhatTheLanesStreamDoesBefore) {
-  for (const std::string traits : {"", "&own_stream=1", "&blocking=1", "&blocking=1&own_stream=1"}) {
+  for (const std::string traits :
+       {"", "&own_stream=1", "&blocking=1", "&blocking=1&own_stream=1"}) {
     SCOPED_TRACE(traits);
     Loaded model("reference:identity?shape=2" + traits);
     Door door;
@@ -243,7 +249,8 @@ TEST(ReferenceIdentity, ManyRunsKeepTheirOrder) {
 }
 
 template <class T>
-void expect_sum(std::string_view type, std::vector<T> a, std::vector<T> b, const std::vector<T>& sum) {
+void expect_sum(std::string_view type, std::vector<T> a, std::vector<T> b,
+                const std::vector<T>& sum) {
   SCOPED_TRACE(type);
   Loaded model("reference:add?shape=" + std::to_string(a.size()) + "&type=" + std::string(type));
   const Shape shape = {1, static_cast<std::int64_t>(a.size())};
@@ -268,12 +275,14 @@ TEST(ReferenceAdd, AddsNumbersOfEachType) {
   expect_sum<std::int64_t>("INT64", {-1}, {-1}, {-2});
   expect_sum<float>("FP32", {1.5F, -2.0F}, {0.25F, 2.0F}, {1.75F, 0.0F});
   expect_sum<double>("FP64", {1e300}, {1.0}, {1e300});
-  // 1 + 2 = 3; the largest subnormal + the smallest = the smallest normal; 65504 + 32 rounds to infinity;
-  // 2048 + 1 is halfway and rounds to even; -1 + 1 = 0.
-  expect_sum<std::uint16_t>("FP16", {0x3c00, 0x03ff, 0x7bff, 0x6800, 0xbc00}, {0x4000, 0x0001, 0x5000, 0x3c00, 0x3c00},
+  // 1 + 2 = 3; the largest subnormal + the smallest = the smallest normal; 65504 + 32 rounds to
+  // infinity; 2048 + 1 is halfway and rounds to even; -1 + 1 = 0.
+  expect_sum<std::uint16_t>("FP16", {0x3c00, 0x03ff, 0x7bff, 0x6800, 0xbc00},
+                            {0x4000, 0x0001, 0x5000, 0x3c00, 0x3c00},
                             {0x4200, 0x0400, 0x7c00, 0x6800, 0x0000});
   // 1 + 2 = 3; 256 + 1 is halfway and rounds to even; infinity + 1.
-  expect_sum<std::uint16_t>("BF16", {0x3f80, 0x4380, 0x7f80}, {0x4000, 0x3f80, 0x3f80}, {0x4040, 0x4380, 0x7f80});
+  expect_sum<std::uint16_t>("BF16", {0x3f80, 0x4380, 0x7f80}, {0x4000, 0x3f80, 0x3f80},
+                            {0x4040, 0x4380, 0x7f80});
 }
 
 TEST(ReferenceAdd, NotANumberStaysOne) {
@@ -295,7 +304,8 @@ TEST(ReferenceAdd, RefusesTwoShapes) {
   run.input(values, {1, 4});
   run.input(values, {2, 2});
   run.output(DataType::fp32, {1, 4});
-  MILLRACE_EXPECT_ERROR(run.on(*model.lane), ErrorCode::invalid_argument, "one shape, got [1,4] and [2,2]");
+  MILLRACE_EXPECT_ERROR(run.on(*model.lane), ErrorCode::invalid_argument,
+                        "one shape, got [1,4] and [2,2]");
 }
 
 TEST(ReferenceChecksum, AddsTheWordsOfEachItem) {
@@ -395,7 +405,8 @@ TEST(ReferenceFail, FailsTheCallNamedThroughTheStatus) {
       EXPECT_TRUE(result.ok()) << text_of(result);
       continue;
     }
-    MILLRACE_EXPECT_ERROR(result, ErrorCode::unavailable, "model \"m\" (reference fail): call 2 fails");
+    MILLRACE_EXPECT_ERROR(result, ErrorCode::unavailable,
+                          "model \"m\" (reference fail): call 2 fails");
     EXPECT_EQ(result.error().scope, Scope::model);
   }
 }
@@ -475,7 +486,8 @@ TEST(ReferenceHang, AnAbandonedLaneOutlivesEverything) {
   static auto* const host = new Host;
   static auto* const run = new TestRun(host->device());
   {
-    auto plan = host->load("reference:hang?shape=2&own_stream=1&weights_bytes=4096&lane_bytes=4096").value();
+    auto plan = host->load("reference:hang?shape=2&own_stream=1&weights_bytes=4096&lane_bytes=4096")
+                    .value();
     auto lane = plan->new_lane({0, 2, 0}).value();
     run->input(values, {1, 2});
     run->output(DataType::fp32, {1, 2});
@@ -494,8 +506,8 @@ TEST(ReferenceHang, AnAbandonedLaneOutlivesEverything) {
 
 TEST(ReferenceLoad, FailsAsAskedAndGivesBackWhatItReserved) {
   Host host;
-  MILLRACE_EXPECT_ERROR(host.load("reference:identity?fail_load=1&weights_bytes=1MiB"), ErrorCode::internal,
-                        "loading fails, as asked");
+  MILLRACE_EXPECT_ERROR(host.load("reference:identity?fail_load=1&weights_bytes=1MiB"),
+                        ErrorCode::internal, "loading fails, as asked");
   EXPECT_EQ(host.ledger().reserved_bytes(), 0U);
   EXPECT_EQ(host.device()->memory().used_bytes, 0U);
 }
@@ -512,10 +524,12 @@ TEST(ReferenceLoad, LanesAndPreparationFailAsAsked) {
 
 TEST(ReferenceLoad, NamesTheModelInEveryError) {
   Host host;
-  MILLRACE_EXPECT_ERROR(host.load("reference:idle"), ErrorCode::invalid_argument, "model \"m\": there is no reference model");
-  MILLRACE_EXPECT_ERROR(host.load("reference:identity", {{"speed", "1"}}), ErrorCode::invalid_argument,
-                        "no option \"speed\"");
-  MILLRACE_EXPECT_ERROR(host.load("missing.reference.json"), ErrorCode::not_found, "missing.reference.json");
+  MILLRACE_EXPECT_ERROR(host.load("reference:idle"), ErrorCode::invalid_argument,
+                        "model \"m\": there is no reference model");
+  MILLRACE_EXPECT_ERROR(host.load("reference:identity", {{"speed", "1"}}),
+                        ErrorCode::invalid_argument, "no option \"speed\"");
+  MILLRACE_EXPECT_ERROR(host.load("missing.reference.json"), ErrorCode::not_found,
+                        "missing.reference.json");
 }
 
 TEST(ReferenceLoad, FromAFileAndFromMemory) {
@@ -541,7 +555,8 @@ TEST(ReferenceLoad, FromAFileAndFromMemory) {
 TEST(ReferenceMemory, IsReservedAndAllocatedAsDeclared) {
   constexpr std::size_t kMiB = 1 << 20;
   Host host;
-  auto plan = host.load("reference:identity?weights_bytes=4MiB&lane_bytes=2MiB&prepared_bytes=1MiB").value();
+  auto plan = host.load("reference:identity?weights_bytes=4MiB&lane_bytes=2MiB&prepared_bytes=1MiB")
+                  .value();
   const Footprint footprint = plan->footprint();
   EXPECT_EQ(footprint.weights_bytes, 4 * kMiB);
   EXPECT_EQ(footprint.lane_bytes, 2 * kMiB);
@@ -567,7 +582,8 @@ TEST(ReferenceMemory, IsReservedAndAllocatedAsDeclared) {
 
 TEST(ReferenceMemory, OfEachLaneWhereWeightsAreNotShared) {
   Host host;
-  auto plan = host.load("reference:identity?weights_bytes=1000&lane_bytes=24&share_weights=0").value();
+  auto plan =
+      host.load("reference:identity?weights_bytes=1000&lane_bytes=24&share_weights=0").value();
   EXPECT_EQ(plan->footprint().weights_bytes, 0U);
   EXPECT_EQ(plan->footprint().lane_bytes, 1024U);
   EXPECT_FALSE(plan->info().lanes_share_weights);
@@ -577,7 +593,8 @@ TEST(ReferenceMemory, IsRefusedBeyondTheDevicesLimit) {
   HostDeviceOptions small;
   small.memory_limit_bytes = 1 << 20;
   Host host(small);
-  MILLRACE_EXPECT_ERROR(host.load("reference:identity?weights_bytes=2MiB"), ErrorCode::out_of_memory, "2 MiB");
+  MILLRACE_EXPECT_ERROR(host.load("reference:identity?weights_bytes=2MiB"),
+                        ErrorCode::out_of_memory, "2 MiB");
   EXPECT_EQ(host.device()->memory().used_bytes, 0U);
 }
 
@@ -588,8 +605,8 @@ TEST(ReferenceTraits, AreWhatTheOptionsSay) {
     return Loaded("reference:identity?" + options).lane->traits();
   };
   const LaneTraits plain = traits("lanes=1");
-  EXPECT_FALSE(plain.enqueue_blocks || plain.terminable || plain.wants_prepare || plain.fixed_addresses ||
-               plain.only_prepared);
+  EXPECT_FALSE(plain.enqueue_blocks || plain.terminable || plain.wants_prepare ||
+               plain.fixed_addresses || plain.only_prepared);
   EXPECT_TRUE(traits("blocking=1").enqueue_blocks);
   EXPECT_TRUE(traits("terminable=1").terminable);
   EXPECT_TRUE(traits("wants_prepare=1").wants_prepare);
@@ -716,14 +733,16 @@ TEST(ReferenceTraits, OnlyPreparedRefusesTheRest) {
   TestRun run(model.host.device());
   run.input(values, {1, 2});
   run.output(DataType::fp32, {1, 2});
-  MILLRACE_EXPECT_ERROR(model.lane->enqueue(kEager, run.io()), ErrorCode::unsupported, "runs only as prepared");
+  MILLRACE_EXPECT_ERROR(model.lane->enqueue(kEager, run.io()), ErrorCode::unsupported,
+                        "runs only as prepared");
   const auto key = model.lane->prepare(run.io());
   ASSERT_TRUE(key.ok());
   EXPECT_TRUE(run.on(*model.lane, *key).ok());
   TestRun two(model.host.device());
   two.input(values, {2, 2});
   two.output(DataType::fp32, {2, 2});
-  MILLRACE_EXPECT_ERROR(model.lane->enqueue(*key, two.io()), ErrorCode::internal, "prepared for input shape [1,2], got [2,2]");
+  MILLRACE_EXPECT_ERROR(model.lane->enqueue(*key, two.io()), ErrorCode::internal,
+                        "prepared for input shape [1,2], got [2,2]");
   MILLRACE_EXPECT_ERROR(model.lane->enqueue(7, run.io()), ErrorCode::internal, "no prepared run 7");
 }
 

@@ -39,19 +39,22 @@ Result<std::shared_ptr<EventHandle>> new_handle(int device, EventTiming timing) 
   // Waiters sleep instead of spinning.
   const unsigned flags =
       cudaEventBlockingSync | (timing == EventTiming::untimed ? cudaEventDisableTiming : 0u);
-  MILLRACE_TRY(check_cuda(cudaEventCreateWithFlags(&handle->event, flags), "cudaEventCreateWithFlags"));
+  MILLRACE_TRY(
+      check_cuda(cudaEventCreateWithFlags(&handle->event, flags), "cudaEventCreateWithFlags"));
   return handle;
 }
 
 /// Turns timed events into times on the host's clock.
 ///
-/// CUDA tells only the time between two events, as a float of milliseconds: exact to half a microsecond up to
-/// 4 seconds. So the event compared with is renewed, each by its distance from the one before; nothing waits.
+/// CUDA tells only the time between two events, as a float of milliseconds: exact to half a
+/// microsecond up to 4 seconds. So the event compared with is renewed, each by its distance from
+/// the one before; nothing waits.
 class EventClock {
  public:
   static Result<std::unique_ptr<EventClock>> start(int device, cudaStream_t stream) {
     auto clock = std::unique_ptr<EventClock>(new EventClock(device, stream));
-    // The event is reached between two looks at the host's clock: of several tries the closest pair counts.
+    // The event is reached between two looks at the host's clock: of several tries the closest pair
+    // counts.
     Duration width = Duration::max();
     for (int attempt = 0; attempt < 8; ++attempt) {
       MILLRACE_ASSIGN(std::shared_ptr<EventHandle> event, new_handle(device, EventTiming::timed));
@@ -83,8 +86,10 @@ class EventClock {
 
   static Result<Duration> between(const EventHandle& from, const EventHandle& to) {
     float milliseconds = 0;
-    MILLRACE_TRY(check_cuda(cudaEventElapsedTime(&milliseconds, from.event, to.event), "cudaEventElapsedTime"));
-    return std::chrono::duration_cast<Duration>(std::chrono::duration<double, std::milli>(milliseconds));
+    MILLRACE_TRY(check_cuda(cudaEventElapsedTime(&milliseconds, from.event, to.event),
+                            "cudaEventElapsedTime"));
+    return std::chrono::duration_cast<Duration>(
+        std::chrono::duration<double, std::milli>(milliseconds));
   }
 
   Result<void> renew() {
@@ -190,7 +195,8 @@ class CudaStream final : public StreamImpl {
   DeviceId device() const noexcept override { return DeviceId::cuda(device_); }
   Result<void> copy(void* target, const void* source, std::size_t bytes) override {
     MILLRACE_TRY(enter());
-    return check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+    return check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_),
+                      "cudaMemcpyAsync");
   }
   Result<void> gather(std::span<const CopyPiece> pieces) override;
   Result<void> fill(void* target, std::uint8_t value, std::size_t bytes) override {
@@ -200,7 +206,8 @@ class CudaStream final : public StreamImpl {
   Result<void> run(std::function<void()> task) override {
     MILLRACE_TRY(enter());
     auto host_task = std::make_unique<HostTask>(std::move(task));
-    MILLRACE_TRY(check_cuda(cudaLaunchHostFunc(stream_, &HostTask::call, host_task.get()), "cudaLaunchHostFunc"));
+    MILLRACE_TRY(check_cuda(cudaLaunchHostFunc(stream_, &HostTask::call, host_task.get()),
+                            "cudaLaunchHostFunc"));
     (void)host_task.release();
     return {};
   }
@@ -221,7 +228,8 @@ class CudaStream final : public StreamImpl {
     if (!point) return {};
     return run([point = std::move(point)] { (void)point->synchronize(); });
   }
-  Result<void> signal(std::atomic<std::uint64_t>& word, std::uint64_t value, Waker* waker) override {
+  Result<void> signal(std::atomic<std::uint64_t>& word, std::uint64_t value,
+                      Waker* waker) override {
     if (!write_value_) {
       return run([&word, value, waker] {
         word.store(value, std::memory_order_release);
@@ -232,8 +240,9 @@ class CudaStream final : public StreamImpl {
     const auto address = reinterpret_cast<CUdeviceptr>(&word);
     const CUresult status = write_value_(stream_, address, value, CU_STREAM_WRITE_VALUE_DEFAULT);
     if (status == CUDA_SUCCESS) return {};
-    return Error{ErrorCode::internal, concat("cuStreamWriteValue64: error ", static_cast<int>(status),
-                                             "; the word must lie in pinned memory of the device")};
+    return Error{ErrorCode::internal,
+                 concat("cuStreamWriteValue64: error ", static_cast<int>(status),
+                        "; the word must lie in pinned memory of the device")};
   }
   Result<bool> query() const override {
     MILLRACE_TRY(enter());
@@ -253,7 +262,9 @@ class CudaStream final : public StreamImpl {
   void abandon() noexcept override { abandoned_ = true; }
 
  private:
-  [[nodiscard]] Result<void> enter() const { return check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
+  [[nodiscard]] Result<void> enter() const {
+    return check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+  }
 
   const int device_;
   const cudaStream_t stream_;
@@ -274,12 +285,13 @@ Result<void> CudaStream::gather(std::span<const CopyPiece> pieces) {
   }
   if (targets.empty()) return {};
   if (targets.size() == 1) return copy(targets[0], sources[0], sizes[0]);
-  // One call for all of them: measured at nearly twice the rate of one call each for pieces of 150 kB.
+  // One call for all of them: measured at nearly twice the rate of one call each for pieces of 150
+  // kB.
   cudaMemcpyAttributes attributes{};
   attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
   std::size_t first = 0;
-  return check_cuda(cudaMemcpyBatchAsync(targets.data(), sources.data(), sizes.data(), targets.size(),
-                                         &attributes, &first, 1, stream_),
+  return check_cuda(cudaMemcpyBatchAsync(targets.data(), sources.data(), sizes.data(),
+                                         targets.size(), &attributes, &first, 1, stream_),
                     "cudaMemcpyBatchAsync");
 }
 
@@ -405,8 +417,8 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
                           "cudaMemPoolSetAttribute"));
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  if (cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &entry, 12000, cudaEnableDefault, &found) ==
-          cudaSuccess &&
+  if (cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &entry, 12000, cudaEnableDefault,
+                                       &found) == cudaSuccess &&
       found == cudaDriverEntryPointSuccess) {
     write_value_ = reinterpret_cast<WriteValue>(entry);
   }
@@ -424,7 +436,8 @@ MemoryInfo CudaDevice::memory() const {
   cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
   memory.used_bytes = used_bytes_.load(std::memory_order_relaxed);
   memory.limit_bytes = total_bytes;
-  memory.free_bytes = free_bytes + (reserved > memory.used_bytes ? reserved - memory.used_bytes : 0);
+  memory.free_bytes =
+      free_bytes + (reserved > memory.used_bytes ? reserved - memory.used_bytes : 0);
   return memory;
 }
 
@@ -448,16 +461,17 @@ Result<Buffer> CudaDevice::allocate(std::size_t bytes, MemoryKind kind) {
   MILLRACE_TRY(check_cuda(cudaSetDevice(info_.id.index), "cudaSetDevice"));
   void* data = nullptr;
   if (kind == MemoryKind::pinned) {
-    MILLRACE_TRY(check_cuda(cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped),
-                            "cudaHostAlloc"));
+    MILLRACE_TRY(check_cuda(
+        cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc"));
     return Buffer(this, data, bytes, kind);
   }
   const cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_, memory_stream_);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    return Error{ErrorCode::out_of_memory, concat("needed ", format_bytes(bytes), ", free ",
-                                                  format_bytes(memory().free_bytes), " of ",
-                                                  format_bytes(info_.memory_bytes), " on ", info_.id)};
+    return Error{
+        ErrorCode::out_of_memory,
+        concat("needed ", format_bytes(bytes), ", free ", format_bytes(memory().free_bytes), " of ",
+               format_bytes(info_.memory_bytes), " on ", info_.id)};
   }
   MILLRACE_TRY(check_cuda(status, "cudaMallocFromPoolAsync"));
   // From here on any stream may use it.
@@ -489,6 +503,8 @@ Result<void> CudaDevice::wake_after(EventRef event, Waker& waker) {
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> open_cuda_device(std::int32_t index) { return CudaDevice::open(index); }
+Result<std::unique_ptr<Device>> open_cuda_device(std::int32_t index) {
+  return CudaDevice::open(index);
+}
 
 }  // namespace millrace

@@ -30,8 +30,10 @@ bool sticky(cudaError_t status) {
 Result<void> check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return {};
   cudaGetLastError();  // one that is not sticky must not show up in a later call
-  std::string message = concat(what, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
-  if (status == cudaErrorMemoryAllocation) return Error{ErrorCode::out_of_memory, std::move(message)};
+  std::string message =
+      concat(what, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+  if (status == cudaErrorMemoryAllocation)
+    return Error{ErrorCode::out_of_memory, std::move(message)};
   if (sticky(status)) return Error{ErrorCode::gpu_fault, std::move(message), Scope::process};
   return Error{ErrorCode::internal, std::move(message)};
 }
