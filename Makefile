@@ -62,10 +62,10 @@ fuzz: deps-test  ## Runs every fuzz target for FUZZ_SECONDS seconds (clang 16)
 	@tools/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: deps-test  ## Builds the benchmarks (preset release) and runs them, one after another
+bench: deps-test  ## Builds and runs the benchmarks, and records them in docs/benchmarks/ (CELLS="..." runs some)
 	@$(CONFIGURE) --preset release -DMILLRACE_TESTS=ON > /dev/null
 	@$(CMAKE) --build --preset release --parallel $(JOBS) --target millrace benchmarks
-	@tools/bench.sh
+	@$(PYTHON) bench/run.py $(CELLS)
 
 .PHONY: bundle
 bundle: build  ## Makes build/bundle, a folder that runs on another Linux machine

@@ -96,8 +96,8 @@ struct Response {
 };
 
 /// Called once per response of a request (`last` on the final one; today's models answer once), on
-/// a thread of the engine's executor. It may submit; it should not block. An exception from it is
-/// caught and logged.
+/// a thread of the engine's executor. It may submit; what it submits may start only when it
+/// returns. It should not block. An exception from it is caught and logged.
 using Callback = std::function<void(Result<Response> response, bool last)>;
 
 class RequestState;

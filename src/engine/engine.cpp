@@ -392,6 +392,7 @@ EngineState::~EngineState() {
     }
   }
   for (auto& [name, entry] : all) retire(entry.plans);
+  shared->executor.stop();  // its threads may still have a device to wake
   bool hung = false;
   Graveyard& graveyard = Graveyard::instance();
   for (auto& device : devices) {
@@ -438,6 +439,7 @@ bool Future::ready() const noexcept { return ticket_.state_ && ticket_.state_->f
 void Future::wait() const noexcept { (void)wait_until(TimePoint::max()); }
 
 bool Future::wait_until(TimePoint until) const noexcept {
+  DeferredWakes::flush();  // a callback that waits must not wait for what it has put off itself
   return ticket_.state_ && ticket_.state_->wait(until);
 }
 

@@ -1,10 +1,30 @@
 #include "engine/executor.h"
 
+#include <utility>
+
+#include <millrace/inline_vector.h>
+
 #include "base/log.h"
 #include "engine/model_state.h"
 
 namespace millrace {
 namespace {
+
+/// How long a stretch of callbacks may put off what they submitted.
+constexpr Duration kLongestDeferral = std::chrono::microseconds(30);
+
+struct Deferred {
+  bool on = false;
+  TimePoint since;
+  InlineVector<Waker*, 8> wakers;
+};
+thread_local Deferred deferred;
+
+void flush_if_old() noexcept {
+  if (!deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral) {
+    DeferredWakes::flush();
+  }
+}
 
 void run_callback(RequestState& state) noexcept {
   ModelState& model = *state.model;
@@ -23,6 +43,27 @@ void run_callback(RequestState& state) noexcept {
 
 }  // namespace
 
+bool DeferredWakes::put_off(Waker& waker) {
+  if (!deferred.on) return false;
+  for (const Waker* known : deferred.wakers) {
+    if (known == &waker) return true;
+  }
+  if (deferred.wakers.empty()) deferred.since = Clock::now();
+  deferred.wakers.push_back(&waker);
+  return true;
+}
+
+void DeferredWakes::flush() noexcept {
+  // A wake may drive a device here, which must not put anything off in turn.
+  const bool on = std::exchange(deferred.on, false);
+  while (!deferred.wakers.empty()) {
+    Waker* waker = deferred.wakers.back();
+    deferred.wakers.pop_back();
+    waker->wake();
+  }
+  deferred.on = on;
+}
+
 Executor::Executor(int threads) {
   for (int i = 0; i < threads; ++i) {
     auto worker = std::make_unique<Worker>();
@@ -32,7 +73,9 @@ Executor::Executor(int threads) {
   }
 }
 
-Executor::~Executor() {
+Executor::~Executor() { stop(); }
+
+void Executor::stop() noexcept {
   for (auto& worker : workers_) {
     worker->stop.store(true, std::memory_order_release);
     worker->waker.wake();
@@ -53,6 +96,7 @@ void Executor::post(std::size_t key, std::vector<RequestState*>& answered) {
 
 void Executor::Worker::loop() {
   std::vector<RequestState*> batch;
+  deferred.on = true;
   for (;;) {
     const bool stopping = stop.load(std::memory_order_acquire);
     {
@@ -64,7 +108,11 @@ void Executor::Worker::loop() {
       waker.wait_until(TimePoint::max());
       continue;
     }
-    for (RequestState* state : batch) run_callback(*state);
+    for (RequestState* state : batch) {
+      run_callback(*state);
+      flush_if_old();
+    }
+    DeferredWakes::flush();
     batch.clear();
   }
 }

@@ -12,13 +12,25 @@
 
 namespace millrace {
 
+/// Wakes put off while a thread runs callbacks, so that what a stretch of callbacks submits forms
+/// one batch instead of one for each.
+class DeferredWakes {
+ public:
+  /// Notes `waker`; false when the calling thread puts nothing off. `waker` must outlive the
+  /// executor's threads.
+  static bool put_off(Waker& waker);
+  /// Wakes what the calling thread has put off.
+  static void flush() noexcept;
+};
+
 /// Answers with callbacks are handed over here. A callback that blocks holds up the callbacks
 /// behind it on its thread, never a driver.
 class Executor {
  public:
   explicit Executor(int threads);
-  /// Runs what was posted before, then joins.
   ~Executor();
+  /// Runs what was posted before, then joins. Nothing may be posted afterwards.
+  void stop() noexcept;
 
   /// Takes over `answered`, whose `answer` and `callback` are set; leaves it empty with its
   /// capacity. Posts of equal keys run in their order, on one thread.

@@ -300,9 +300,12 @@ void ModelState::wake_a_driver(const RequestState& state) {
   const std::int64_t items = queue_.full() ? INT64_MAX - 1 : queue_.items();
   const auto wake_if_wanted = [items](PlanState& plan) {
     if (items < plan.wake_at_items.load(std::memory_order_seq_cst)) return false;
-    if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX)
+    Waker& waker = plan.device().waker();
+    if (DeferredWakes::put_off(waker)) return true;
+    if (plan.wake_at_items.exchange(INT64_MAX, std::memory_order_acq_rel) == INT64_MAX) {
       return false;
-    plan.device().waker().wake();
+    }
+    waker.wake();
     return true;
   };
   bool woken = state.location > 0 && wake_if_wanted(*plans_[state.location - 1]);

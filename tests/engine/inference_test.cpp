@@ -156,6 +156,26 @@ TEST(Inference, ACallbackMaySubmit) {
   must(engine.drain(kGuard));
 }
 
+TEST(Inference, ACallbackMayWaitForWhatItSubmits) {
+  Engine engine = make_engine(host_devices(2));
+  const Model model = must(engine.load(from("reference:identity")));
+  const Numbers numbers(2);
+  std::atomic<int> answered{0};
+  for (int i = 0; i < 20; ++i) {
+    must(model.submit(numbers.request(), [&](Result<Response> response, bool) {
+      expect_echo(response, numbers);
+      expect_echo(model.infer(numbers.request()), numbers);
+      Future first = model.submit(numbers.request());
+      Future second = model.submit(numbers.request());
+      expect_echo(second, numbers);
+      expect_echo(first, numbers);
+      ++answered;
+    }));
+  }
+  EXPECT_TRUE(eventually([&] { return answered == 20; }));
+  must(engine.drain(kGuard));
+}
+
 TEST(Inference, TakesInputsInAnyOrderAndGivesOutputsAsAskedFor) {
   Engine engine = make_engine();
   const Model add = must(engine.load(from("reference:add?type=INT32&shape=2")));
