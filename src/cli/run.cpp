@@ -79,8 +79,11 @@ class Scores {
       const std::string score =
           shares ? padded_left(format_percent(guess.score), 6) : format_value(guess.score);
       const std::string label = label_of(labels_, guess.label);
-      out += out.empty() ? inked(Ink::bold, label) + " " + score
-                         : "   " + inked(Ink::dim, label + " " + score);
+      if (out.empty()) {
+        out = inked(Ink::bold, label) + " " + score;
+      } else {
+        out.append("   ").append(inked(Ink::dim, std::string(label).append(" ").append(score)));
+      }
     }
     return out;
   }

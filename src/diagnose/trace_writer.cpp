@@ -150,6 +150,7 @@ Result<void> write_chrome_trace(std::span<const BatchTimeline> timelines, const 
                    [](const Span& a, const Span& b) { return a.begin < b.begin; });
   Tracks tracks;
   std::vector<TrackKey> places;
+  places.reserve(spans.size());
   for (const Span& span : spans) places.push_back(tracks.place(span));
   const std::map<TrackKey, int> numbers = tracks.numbers();
 

@@ -7,7 +7,8 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-// A model of one lane with one slot, and a request that holds it shut: what is submitted meanwhile gathers.
+// A model of one lane with one slot, and a request that holds it shut: what is submitted meanwhile
+// gathers.
 class Batches : public ::testing::Test {
  protected:
   void load(const std::string& path, const BatchPolicy& batching) {
@@ -112,11 +113,13 @@ TEST_F(Batches, EveryLaneTakesWork) {
   Future& third = requests_->submit(1, gate_.event());
   EXPECT_TRUE(eventually([&] { return model_.statistics().running_batches == 3; }));
   gate_.open();
-  const std::vector<int> lanes = {must(get(held_)).lane, must(get(second)).lane, must(get(third)).lane};
+  const std::vector<int> lanes = {must(get(held_)).lane, must(get(second)).lane,
+                                  must(get(third)).lane};
   EXPECT_THAT(lanes, ::testing::UnorderedElementsAre(0, 1, 2));
 }
 
-// ---------------------------------------------------------------------------------------------------- waiting for more
+// ----------------------------------------------------------------------------------------------------
+// waiting for more
 
 TEST_F(Batches, ADelayHoldsRequestsBackUntilTheBatchIsFull) {
   load("reference:identity", batching(3, kAges));
@@ -185,7 +188,8 @@ TEST_F(Batches, UnloadingEndsTheDelay) {
   EXPECT_THAT(requests_->batches(), ElementsAre(2, 2));
 }
 
-// ------------------------------------------------------------------------------------------------------------- shapes
+// -------------------------------------------------------------------------------------------------------------
+// shapes
 
 Request of_size(const std::vector<float>& values, std::int64_t size, EventRef ready = {}) {
   Request request;
@@ -231,7 +235,8 @@ TEST_F(Batches, ManyShapesAreAllServed) {
   for (std::int64_t size = 1; size <= 400; ++size) requests_->submit(of_size(values, size));
   gate_.open();
   for (std::size_t i = 0; i < 400; ++i) {
-    EXPECT_EQ(must(get((*requests_)[i])).outputs[0].view.shape, (Shape{1, static_cast<std::int64_t>(i) + 1}));
+    EXPECT_EQ(must(get((*requests_)[i])).outputs[0].view.shape,
+              (Shape{1, static_cast<std::int64_t>(i) + 1}));
   }
 }
 

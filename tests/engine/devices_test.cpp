@@ -10,11 +10,14 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-// -------------------------------------------------------------------------------------------- several models on one
+// --------------------------------------------------------------------------------------------
+// several models on one
 
 TEST(Neighbours, AModelThatIsHeldUpDoesNotHoldUpAnother) {
-  // Its stream shut; its enqueue blocked; its own stream shut beside the lane's; every lane and slot of it taken.
-  for (const char* path : {"reference:identity", "reference:identity?blocking=1", "reference:identity?own_stream=1"}) {
+  // Its stream shut; its enqueue blocked; its own stream shut beside the lane's; every lane and
+  // slot of it taken.
+  for (const char* path :
+       {"reference:identity", "reference:identity?blocking=1", "reference:identity?own_stream=1"}) {
     SCOPED_TRACE(path);
     Engine engine = make_engine();
     ModelConfig config = named("slow", path);
@@ -133,7 +136,8 @@ TEST_F(Shares, WithinAClassTheEarliestDeadlineGoesFirst) {
 
 TEST_F(Shares, DeviceTimeIsSharedByWeight) {
   const Model holder = load("holder");
-  const Model three = load("three", [](ModelConfig& config) { config.weight = 3; }, "reference:busy?batch_us=300");
+  const Model three = load(
+      "three", [](ModelConfig& config) { config.weight = 3; }, "reference:busy?batch_us=300");
   const Model one = load("one", {}, "reference:busy?batch_us=700");
   hold(holder);
   constexpr int kRequests = 600;
@@ -153,7 +157,8 @@ TEST_F(Shares, DeviceTimeIsSharedByWeight) {
   must(engine_.drain(kGuard));
 }
 
-// ------------------------------------------------------------------------------------------- one model on several
+// ------------------------------------------------------------------------------------------- one
+// model on several
 
 TEST(OverDevices, AllTakeWork) {
   Engine engine = make_engine(host_devices(4));
@@ -178,7 +183,8 @@ TEST(OverDevices, AModelRunsWhereItIsToldTo) {
   ASSERT_EQ(model.info().placements.size(), 1u);
   EXPECT_EQ(model.info().placements[0].device, DeviceId::host(2));
   const Numbers numbers;
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(must(model.infer(numbers.request())).device, DeviceId::host(2));
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(must(model.infer(numbers.request())).device, DeviceId::host(2));
 }
 
 TEST(OverDevices, WhatWaitsGoesToWhicheverIsFree) {
@@ -253,7 +259,8 @@ TEST_F(Locality, DataOnADeviceThatDoesNotRunTheModelGoesAnywhere) {
   EXPECT_EQ(response->device, DeviceId::host(2));
 }
 
-// A request takes the memory of one that came before it, for whatever model; nothing of that may stay.
+// A request takes the memory of one that came before it, for whatever model; nothing of that may
+// stay.
 TEST_F(Locality, NothingIsLeftOfARequestsLocation) {
   ModelConfig config = named("single", "reference:identity");
   config.devices = {DeviceId::host(0)};

@@ -54,9 +54,10 @@ class Ensembles : public ::testing::Test {
 };
 
 TEST_F(Ensembles, AChainAnswersAsOneModel) {
-  const Model model = must(engine_.load(ensemble({step("copy", {{"input", "x"}}, {{"output", "y"}}),
-                                                  step("copy", {{"input", "y"}}, {{"output", "z"}})},
-                                                 {"z"})));
+  const Model model =
+      must(engine_.load(ensemble({step("copy", {{"input", "x"}}, {{"output", "y"}}),
+                                  step("copy", {{"input", "y"}}, {{"output", "z"}})},
+                                 {"z"})));
   const ModelInfo& info = model.info();
   EXPECT_EQ(info.backend, "ensemble");
   ASSERT_EQ(info.inputs.size(), 1u);
@@ -119,10 +120,11 @@ TEST_F(Ensembles, OutputsGoWhereTheyAreAskedFor) {
 
 TEST_F(Ensembles, ALeaseOnAnInputIsHeldUntilTheLastStepHasReadIt) {
   must(engine_.load(named("slow", "reference:identity")));
-  const Model model = must(engine_.load(
-      ensemble({step("copy", {{"input", "x"}}, {{"output", "y"}}), step("slow", {{"input", "z"}}, {{"output", "w"}}),
-                step("add", {{"a", "y"}, {"b", "w"}}, {{"sum", "output"}})},
-               {"output"})));
+  const Model model =
+      must(engine_.load(ensemble({step("copy", {{"input", "x"}}, {{"output", "y"}}),
+                                  step("slow", {{"input", "z"}}, {{"output", "w"}}),
+                                  step("add", {{"a", "y"}, {"b", "w"}}, {{"sum", "output"}})},
+                                 {"output"})));
   Gate gate(engine_.devices()[0]);
   const Numbers numbers;
   LeaseCount early, late;
@@ -141,15 +143,17 @@ TEST_F(Ensembles, ALeaseOnAnInputIsHeldUntilTheLastStepHasReadIt) {
 TEST_F(Ensembles, AnErrorInAStepIsTheAnswer) {
   Log log;
   must(engine_.load(named("bad", "reference:fail?every=1")));
-  const Model model = must(engine_.load(
-      ensemble({step("copy", {{"input", "x"}}, {{"output", "left"}}), step("bad", {{"input", "x"}}, {{"output", "right"}}),
-                step("add", {{"a", "left"}, {"b", "right"}}, {{"sum", "output"}})},
-               {"output"})));
+  const Model model = must(
+      engine_.load(ensemble({step("copy", {{"input", "x"}}, {{"output", "left"}}),
+                             step("bad", {{"input", "x"}}, {{"output", "right"}}),
+                             step("add", {{"a", "left"}, {"b", "right"}}, {{"sum", "output"}})},
+                            {"output"})));
   const Numbers numbers;
   LeaseCount leases;
   Request request = ask(numbers);
   request.inputs[0].lease = leases.lease();
-  expect_error(get(model.submit(std::move(request))), ErrorCode::internal, {"ensemble \"whole\"", "\"bad\"", "as asked"});
+  expect_error(get(model.submit(std::move(request))), ErrorCode::internal,
+               {"ensemble \"whole\"", "\"bad\"", "as asked"});
   EXPECT_TRUE(eventually([&] { return leases.released() == 1; }));
   EXPECT_EQ(model.statistics().failed, 1u);
 }
@@ -214,7 +218,8 @@ TEST_F(Ensembles, MayBeMadeOfEnsembles) {
 
 TEST_F(Ensembles, AreUnloadedBeforeTheirParts) {
   const Model model = must(engine_.load(diamond()));
-  expect_error(engine_.unload("add"), ErrorCode::unavailable, {"\"add\"", "ensemble \"whole\"", "unload that first"});
+  expect_error(engine_.unload("add"), ErrorCode::unavailable,
+               {"\"add\"", "ensemble \"whole\"", "unload that first"});
   const Numbers numbers;
   expect_triple(model.infer(ask(numbers)), numbers);
   must(engine_.unload("whole"));
@@ -248,10 +253,12 @@ TEST_F(Ensembles, RequestsAreCheckedLikeThoseOfAnyModel) {
   const Numbers numbers;
   Request wrong = ask(numbers);
   wrong.inputs[0].name = "input";
-  expect_error(get(model.submit(std::move(wrong))), ErrorCode::invalid_argument, {"\"x\"", "\"input\""});
+  expect_error(get(model.submit(std::move(wrong))), ErrorCode::invalid_argument,
+               {"\"x\"", "\"input\""});
   wrong = ask(numbers);
   wrong.outputs.push_back(placed("left", OutputPlacement::automatic));
-  expect_error(get(model.submit(std::move(wrong))), ErrorCode::invalid_argument, {"no output \"left\"", "\"output\""});
+  expect_error(get(model.submit(std::move(wrong))), ErrorCode::invalid_argument,
+               {"no output \"left\"", "\"output\""});
   const Numbers many(33);
   expect_error(get(model.submit(ask(many))), ErrorCode::invalid_argument, {"33", "32"});
 }
@@ -267,24 +274,51 @@ TEST_F(Ensembles, WrongGraphsAreRefused) {
     ErrorCode code;
     std::vector<std::string_view> words;
   } cases[] = {
-      {"unknown model", ensemble({step("nobody", {}, {})}, {"x"}), ErrorCode::not_found, {"\"nobody\"", "load it first"}},
-      {"cycle", ensemble({copy("a", "b"), copy("b", "a")}, {"a"}), ErrorCode::invalid_argument, {"cycle"}},
+      {"unknown model",
+       ensemble({step("nobody", {}, {})}, {"x"}),
+       ErrorCode::not_found,
+       {"\"nobody\"", "load it first"}},
+      {"cycle",
+       ensemble({copy("a", "b"), copy("b", "a")}, {"a"}),
+       ErrorCode::invalid_argument,
+       {"cycle"}},
       {"itself", ensemble({copy("a", "a")}, {"a"}), ErrorCode::invalid_argument, {"cycle"}},
-      {"produced twice", ensemble({copy("a", "b"), copy("a", "b")}, {"b"}), ErrorCode::invalid_argument,
+      {"produced twice",
+       ensemble({copy("a", "b"), copy("a", "b")}, {"b"}),
+       ErrorCode::invalid_argument,
        {"\"b\"", "two steps"}},
-      {"types", ensemble({copy("a", "b"), step("ints", {{"input", "b"}}, {{"output", "c"}})}, {"c"}),
-       ErrorCode::invalid_argument, {"\"b\"", "FP32", "INT32"}},
-      {"input left out", ensemble({step("add", {{"a", "x"}}, {{"sum", "y"}})}, {"y"}), ErrorCode::invalid_argument,
+      {"types",
+       ensemble({copy("a", "b"), step("ints", {{"input", "b"}}, {{"output", "c"}})}, {"c"}),
+       ErrorCode::invalid_argument,
+       {"\"b\"", "FP32", "INT32"}},
+      {"input left out",
+       ensemble({step("add", {{"a", "x"}}, {{"sum", "y"}})}, {"y"}),
+       ErrorCode::invalid_argument,
        {"\"add\"", "\"b\""}},
-      {"unknown input", ensemble({step("copy", {{"input", "x"}, {"other", "x"}}, {{"output", "y"}})}, {"y"}),
-       ErrorCode::invalid_argument, {"no input \"other\""}},
-      {"unknown output", ensemble({step("copy", {{"input", "x"}}, {{"other", "y"}})}, {"y"}),
-       ErrorCode::invalid_argument, {"no output \"other\""}},
-      {"no outputs of a step", ensemble({copy("x", "y"), step("copy", {{"input", "x"}}, {})}, {"y"}),
-       ErrorCode::invalid_argument, {"\"copy\"", "none of its outputs"}},
-      {"no outputs", ensemble({copy("x", "y")}, {}), ErrorCode::invalid_argument, {"ensemble_outputs"}},
-      {"unknown ensemble output", ensemble({copy("x", "y")}, {"z"}), ErrorCode::invalid_argument, {"\"z\""}},
-      {"an input as output", ensemble({copy("x", "y")}, {"x"}), ErrorCode::invalid_argument, {"\"x\""}},
+      {"unknown input",
+       ensemble({step("copy", {{"input", "x"}, {"other", "x"}}, {{"output", "y"}})}, {"y"}),
+       ErrorCode::invalid_argument,
+       {"no input \"other\""}},
+      {"unknown output",
+       ensemble({step("copy", {{"input", "x"}}, {{"other", "y"}})}, {"y"}),
+       ErrorCode::invalid_argument,
+       {"no output \"other\""}},
+      {"no outputs of a step",
+       ensemble({copy("x", "y"), step("copy", {{"input", "x"}}, {})}, {"y"}),
+       ErrorCode::invalid_argument,
+       {"\"copy\"", "none of its outputs"}},
+      {"no outputs",
+       ensemble({copy("x", "y")}, {}),
+       ErrorCode::invalid_argument,
+       {"ensemble_outputs"}},
+      {"unknown ensemble output",
+       ensemble({copy("x", "y")}, {"z"}),
+       ErrorCode::invalid_argument,
+       {"\"z\""}},
+      {"an input as output",
+       ensemble({copy("x", "y")}, {"x"}),
+       ErrorCode::invalid_argument,
+       {"\"x\""}},
   };
   for (const auto& [name, config, code, words] : cases) {
     SCOPED_TRACE(name);

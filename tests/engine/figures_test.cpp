@@ -34,7 +34,8 @@ TEST(Statistics, CountEveryRequestOnce) {
   late.deadline = Clock::now() - milliseconds(1);
   Future expired = model.submit(std::move(late));
   Request wrong;
-  expect_error(get(model.submit(std::move(wrong))), ErrorCode::invalid_argument);  // never a request of this model
+  expect_error(get(model.submit(std::move(wrong))),
+               ErrorCode::invalid_argument);  // never a request of this model
   gate.open();
   expect_echo(running, one);
   expect_echo(succeeds, two);
@@ -69,7 +70,8 @@ TEST(Statistics, ThePhasesAddUpToTheTotal) {
   must(engine.drain(kGuard));
   const ModelStatistics statistics = model.statistics();
   double sum = 0;
-  for (const Phase phase : {Phase::queue, Phase::stage, Phase::copy_in, Phase::compute, Phase::copy_out, Phase::complete}) {
+  for (const Phase phase : {Phase::queue, Phase::stage, Phase::copy_in, Phase::compute,
+                            Phase::copy_out, Phase::complete}) {
     SCOPED_TRACE(to_string(phase));
     EXPECT_EQ(statistics.phase(phase).count(), 200u);
     sum += statistics.phase(phase).mean();
@@ -77,7 +79,8 @@ TEST(Statistics, ThePhasesAddUpToTheTotal) {
   const double total = statistics.phase(Phase::total).mean();
   EXPECT_EQ(statistics.phase(Phase::total).count(), 200u);
   EXPECT_NEAR(sum, total, 0.001 * total);
-  EXPECT_GE(statistics.phase(Phase::compute).quantile(0.01), 300'000u) << "as long as a batch takes at least";
+  EXPECT_GE(statistics.phase(Phase::compute).quantile(0.01), 300'000u)
+      << "as long as a batch takes at least";
   EXPECT_GE(statistics.phase(Phase::total).quantile(1), statistics.phase(Phase::queue).quantile(0));
 }
 
@@ -120,7 +123,8 @@ TEST(Statistics, CanBeReadWhileWorkGoesOnAndSubtracted) {
   over = true;
 }
 
-// --------------------------------------------------------------------------------------------------------- timelines
+// ---------------------------------------------------------------------------------------------------------
+// timelines
 
 EngineOptions traced(std::size_t capacity, int devices = 1) {
   EngineOptions options = host_devices(devices);
@@ -152,7 +156,8 @@ TEST(Timelines, TellEveryBatchesWay) {
   const Numbers numbers;
   expect_error(model.infer(numbers.request()), ErrorCode::internal);
   must(engine.drain(kGuard));
-  ASSERT_TRUE(eventually([&] { return engine.timelines().size() == 3; }));  // noted after the answers
+  ASSERT_TRUE(
+      eventually([&] { return engine.timelines().size() == 3; }));  // noted after the answers
   const std::vector<BatchTimeline> timelines = engine.timelines();
   const int counts[] = {1, 2, 1};
   const std::int64_t items[] = {1, 3, 1};

@@ -1,5 +1,6 @@
-// What the suites of the engine share: engines over host devices, requests that know their data, and gates
-// that hold streams shut, so that what happens before what is decided by the test and not by luck.
+// What the suites of the engine share: engines over host devices, requests that know their data,
+// and gates that hold streams shut, so that what happens before what is decided by the test and not
+// by luck.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -52,7 +53,8 @@ inline void must(const Result<void>& result) {
 }
 
 template <class T>
-void expect_error(const Result<T>& result, ErrorCode code, std::initializer_list<std::string_view> words = {}) {
+void expect_error(const Result<T>& result, ErrorCode code,
+                  std::initializer_list<std::string_view> words = {}) {
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, code) << result.error().message;
   for (const std::string_view word : words) {
@@ -98,7 +100,8 @@ class Log {
   std::vector<std::string> messages_;
 };
 
-/// An event that is reached when the test says so. A lane whose batch waits for it is held shut until then.
+/// An event that is reached when the test says so. A lane whose batch waits for it is held shut
+/// until then.
 class Gate {
  public:
   explicit Gate(DeviceRef device) {
@@ -123,7 +126,8 @@ class Gate {
   Event event_;
 };
 
-// ------------------------------------------------------------------------------------------------- engines, models
+// -------------------------------------------------------------------------------------------------
+// engines, models
 
 [[nodiscard]] inline EngineOptions host_devices(int count = 1) {
   EngineOptions options;
@@ -173,7 +177,8 @@ class Gate {
   return config;
 }
 
-// ------------------------------------------------------------------------------------------------- data, requests
+// -------------------------------------------------------------------------------------------------
+// data, requests
 
 /// Items of 16 numbers each, as reference models take them by default, counting on from `first`.
 class Numbers {
@@ -212,7 +217,8 @@ class Numbers {
 
 /// The one response to come; a future that hangs ends the test.
 [[nodiscard]] inline Result<Response> get(Future& future) {
-  if (!future.wait_until(Clock::now() + kGuard)) throw std::runtime_error("a request was not answered");
+  if (!future.wait_until(Clock::now() + kGuard))
+    throw std::runtime_error("a request was not answered");
   return future.get();
 }
 [[nodiscard]] inline Result<Response> get(Future&& future) { return get(future); }
@@ -224,7 +230,9 @@ inline void expect_echo(const Result<Response>& response, const Numbers& numbers
   EXPECT_EQ(response->outputs[0].view.shape, numbers.shape());
   EXPECT_EQ(floats(response->outputs[0].view), numbers.values());
 }
-inline void expect_echo(Future& future, const Numbers& numbers) { expect_echo(get(future), numbers); }
+inline void expect_echo(Future& future, const Numbers& numbers) {
+  expect_echo(get(future), numbers);
+}
 
 /// Requests for one model that are submitted together, each with data of its own.
 class Requests {
@@ -232,7 +240,8 @@ class Requests {
   explicit Requests(Model model) : model_(std::move(model)) {}
   /// Adds and submits one of `items` items.
   Future& submit(std::int64_t items = 1, EventRef ready = {}) {
-    numbers_.push_back(std::make_unique<Numbers>(items, static_cast<float>(1000 * numbers_.size())));
+    numbers_.push_back(
+        std::make_unique<Numbers>(items, static_cast<float>(1000 * numbers_.size())));
     return submit(numbers_.back()->request(ready));
   }
   Future& submit(Request request) {
@@ -307,7 +316,8 @@ class LeaseCount {
   return output;
 }
 
-[[nodiscard]] inline RequestedOutput into(std::string name, const TensorView& target, Lease lease = {}) {
+[[nodiscard]] inline RequestedOutput into(std::string name, const TensorView& target,
+                                          Lease lease = {}) {
   RequestedOutput output;
   output.name = std::move(name);
   output.placement = OutputPlacement::target;

@@ -1,4 +1,6 @@
 // Loading, asking, answering: what a program does with the engine first.
+#include <unistd.h>
+
 #include <fstream>
 
 #include "tests/engine/harness.h"
@@ -69,7 +71,8 @@ TEST(Inference, AModelIsNamedAfterItsPathUnlessItIsGivenAName) {
 }
 
 TEST(Inference, ReadsModelsFromFilesAndFromMemory) {
-  const std::string path = ::testing::TempDir() + "engine_inference.reference.json";
+  const std::string path =
+      ::testing::TempDir() + "engine_inference" + std::to_string(::getpid()) + ".reference.json";
   const std::string text = R"({"kind": "identity", "options": {"max_items": 5}})";
   std::ofstream(path) << text;
   Engine engine = make_engine();
@@ -137,7 +140,8 @@ TEST(Inference, ARefusedRequestDoesNotCallBack) {
   bool called = false;
   expect_error(model.submit(Request(), [&called](Result<Response>, bool) { called = true; }),
                ErrorCode::invalid_argument);
-  expect_error(model.submit(Numbers().request(), Callback()), ErrorCode::invalid_argument, {"callback"});
+  expect_error(model.submit(Numbers().request(), Callback()), ErrorCode::invalid_argument,
+               {"callback"});
   must(engine.drain(kGuard));
   EXPECT_FALSE(called);
 }
@@ -195,7 +199,8 @@ TEST(Inference, TakesInputsInAnyOrderAndGivesOutputsAsAskedFor) {
     asked.inputs.push_back({"input2", two.view(), {}});
     asked.inputs.push_back({"input0", zero.view(), {}});
     asked.inputs.push_back({"input1", one.view(), {}});
-    for (const char* name : outputs) asked.outputs.push_back(placed(name, OutputPlacement::automatic));
+    for (const char* name : outputs)
+      asked.outputs.push_back(placed(name, OutputPlacement::automatic));
     return must(three.infer(std::move(asked)));
   };
   const Response all = ask({});
@@ -214,7 +219,8 @@ TEST(Inference, TakesInputsInAnyOrderAndGivesOutputsAsAskedFor) {
 TEST(Inference, TakesStridedInputs) {
   Engine engine = make_engine();
   const Model model = must(engine.load(from("reference:identity?type=INT16&shape=2x3")));
-  // [2,2,3] seen in memory of [2,3,4] with the last two axes exchanged, and every second column left out.
+  // [2,2,3] seen in memory of [2,3,4] with the last two axes exchanged, and every second column
+  // left out.
   std::vector<std::int16_t> memory(24);
   std::iota(memory.begin(), memory.end(), std::int16_t{0});
   LeaseCount leases;
@@ -281,7 +287,8 @@ TEST(Inference, TakesWhateverSizeAModelLeavesOpen) {
   Engine engine = make_engine();
   const Model model = must(engine.load(from("reference:identity?shape=-1x4")));
   for (const std::int64_t size : {3, 1, 17}) {
-    const std::vector<float> values(static_cast<std::size_t>(2 * size * 4), static_cast<float>(size));
+    const std::vector<float> values(static_cast<std::size_t>(2 * size * 4),
+                                    static_cast<float>(size));
     Request request;
     request.inputs.push_back({"input", TensorView::of(values.data(), {2, size, 4}), {}});
     const Response response = must(model.infer(std::move(request)));
@@ -353,7 +360,8 @@ std::string name_of(const ::testing::TestParamInfo<WaitMode>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Inference, EveryWayToWait,
-                         ::testing::Values(WaitMode::automatic, WaitMode::hybrid, WaitMode::spin, WaitMode::block),
+                         ::testing::Values(WaitMode::automatic, WaitMode::hybrid, WaitMode::spin,
+                                           WaitMode::block),
                          name_of);
 
 TEST(Inference, AMovedEngineGoesOn) {

@@ -45,7 +45,8 @@ TEST(Lifecycle, UnloadingThatTakesTooLongSaysSoAndMayBeAskedForAgain) {
   expect_error(engine.unload("m", milliseconds(20)), ErrorCode::deadline_exceeded,
                {"\"m\"", "1 requests", "call again"});
   expect_error(model.infer(numbers.request()), ErrorCode::unavailable);
-  expect_error(engine.load(named("m", "reference:identity")), ErrorCode::invalid_argument, {"loaded already"});
+  expect_error(engine.load(named("m", "reference:identity")), ErrorCode::invalid_argument,
+               {"loaded already"});
   gate.open();
   expect_echo(held, numbers);
   must(engine.unload("m", kGuard));
@@ -101,7 +102,8 @@ TEST(Lifecycle, ModelsLoadSideBySide) {
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < models.size(); ++i) {
       threads.emplace_back([&, i] {
-        models[i] = must(engine.load(named("m" + std::to_string(i), "reference:identity?wants_prepare=1")));
+        models[i] =
+            must(engine.load(named("m" + std::to_string(i), "reference:identity?wants_prepare=1")));
       });
     }
   }
@@ -117,7 +119,8 @@ TEST(Lifecycle, DrainingWaitsForAllModels) {
   Gate gate(engine.devices()[0]);
   const Numbers numbers;
   Future held = b.submit(numbers.request(gate.event()));
-  expect_error(engine.drain(milliseconds(10)), ErrorCode::deadline_exceeded, {"\"b\"", "1 requests"});
+  expect_error(engine.drain(milliseconds(10)), ErrorCode::deadline_exceeded,
+               {"\"b\"", "1 requests"});
   expect_echo(a.infer(numbers.request()), numbers);  // draining refuses nobody
   gate.open();
   must(engine.drain(kGuard));
@@ -130,7 +133,8 @@ TEST(Lifecycle, SubmittingWhileUnloadingIsAnsweredOneWayOrTheOther) {
       SCOPED_TRACE(::testing::Message() << callbacks << in_order);
       Engine engine = make_engine(host_devices(2));
       for (int round = 0; round < 10; ++round) {
-        ModelConfig config = named("m", "reference:identity?wants_prepare=" + std::to_string(round % 2));
+        ModelConfig config =
+            named("m", "reference:identity?wants_prepare=" + std::to_string(round % 2));
         config.lanes = 2;
         config.batching.preserve_order = in_order;
         config.batching.max_items = 4;
@@ -154,8 +158,9 @@ TEST(Lifecycle, SubmittingWhileUnloadingIsAnsweredOneWayOrTheOther) {
                 ++submitted;
                 if (!callbacks) {
                   check(get(mine.submit(numbers.request())));
-                } else if (const Result<Ticket> ticket =
-                               mine.submit(numbers.request(), [&](Result<Response> response, bool) { check(response); });
+                } else if (const Result<Ticket> ticket = mine.submit(
+                               numbers.request(),
+                               [&](Result<Response> response, bool) { check(response); });
                            !ticket.ok()) {
                   check(ticket.error());
                 }
@@ -205,7 +210,8 @@ TEST(Lifecycle, ReloadingUnderLoadLosesNothing) {
     const int before = answered;
     EXPECT_TRUE(eventually([&] { return answered > before; }));
     must(engine.unload("m", kGuard));
-    must(engine.load(named("m", round % 2 ? "reference:identity" : "reference:identity?blocking=1&lanes=2")));
+    must(engine.load(
+        named("m", round % 2 ? "reference:identity" : "reference:identity?blocking=1&lanes=2")));
   }
   over = true;
   threads.clear();
@@ -225,7 +231,8 @@ TEST(Lifecycle, AModelsFiguresCanBeReadWhenItIsGone) {
   EXPECT_EQ(model.info().name, "m");
 }
 
-// ------------------------------------------------------------------------------------------------- the engine's end
+// -------------------------------------------------------------------------------------------------
+// the engine's end
 
 TEST(Lifecycle, AnEngineGoesWithoutEverHavingWorked) {
   { const Engine engine = make_engine(); }
@@ -298,7 +305,8 @@ TEST(Lifecycle, EnginesComeAndGoUnderCancellation) {
       config.batching.max_items = 4;
       config.batching.max_delay = kAges;
       const Model model = must(engine.load(config));
-      for (int i = 0; i < 11; ++i) tickets.push_back(must(model.submit(numbers.request(), answers.callback(i))));
+      for (int i = 0; i < 11; ++i)
+        tickets.push_back(must(model.submit(numbers.request(), answers.callback(i))));
       canceller = std::jthread([&] {
         for (Ticket& ticket : tickets) ticket.cancel();
       });

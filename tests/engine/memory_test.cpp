@@ -17,7 +17,9 @@ EngineOptions limited(std::size_t bytes) {
   return options;
 }
 
-std::size_t used_bytes(const Engine& engine) { return engine.device_reports()[0].memory.used_bytes; }
+std::size_t used_bytes(const Engine& engine) {
+  return engine.device_reports()[0].memory.used_bytes;
+}
 
 std::size_t held_bytes(const Engine& engine, std::string_view holder) {
   const std::vector<DeviceReport> reports = engine.device_reports();
@@ -33,11 +35,12 @@ TEST(Memory, AModelThatDoesNotFitIsRefusedAndLeavesNoTrace) {
   const std::size_t before = used_bytes(engine);
   const std::size_t held = held_bytes(engine, "model \"first\"");
   EXPECT_GE(held, 6 * kMiB);
-  for (const char* path : {"reference:identity?weights_bytes=5MiB", "reference:identity?lane_bytes=5MiB",
-                           "reference:identity?lane_bytes=2MiB&lanes=3",
-                           "reference:identity?weights_bytes=2MiB&share_weights=0&lanes=2",
-                           "reference:identity?wants_prepare=1&prepared_bytes=1MiB",
-                           "reference:identity?weights_bytes=3MiB&shape=100000"}) {
+  for (const char* path :
+       {"reference:identity?weights_bytes=5MiB", "reference:identity?lane_bytes=5MiB",
+        "reference:identity?lane_bytes=2MiB&lanes=3",
+        "reference:identity?weights_bytes=2MiB&share_weights=0&lanes=2",
+        "reference:identity?wants_prepare=1&prepared_bytes=1MiB",
+        "reference:identity?weights_bytes=3MiB&shape=100000"}) {
     SCOPED_TRACE(path);
     expect_error(engine.load(named("second", path)), ErrorCode::out_of_memory,
                  {"\"second\"", "needed ", "free ", "host:0", "model \"first\""});
@@ -58,10 +61,11 @@ TEST(Memory, WhatFailsWhileLoadingLeavesNoTrace) {
   must(engine.load(named("first", "reference:identity")));
   const std::size_t before = used_bytes(engine);
   const std::string size = "weights_bytes=8MiB&lane_bytes=1MiB&lanes=3&";
-  for (const char* options : {"fail_load=1", "fail_lane=1", "fail_lane=3", "wants_prepare=1&fail_prepare=1"}) {
+  for (const char* options :
+       {"fail_load=1", "fail_lane=1", "fail_lane=3", "wants_prepare=1&fail_prepare=1"}) {
     SCOPED_TRACE(options);
-    expect_error(engine.load(named("second", "reference:identity?" + size + options)), ErrorCode::internal,
-                 {"\"second\"", "as asked"});
+    expect_error(engine.load(named("second", "reference:identity?" + size + options)),
+                 ErrorCode::internal, {"\"second\"", "as asked"});
     EXPECT_LT(used_bytes(engine), before + kMiB / 16) << "but for what is kept for outputs to come";
     EXPECT_EQ(held_bytes(engine, "model \"second\""), 0u);
   }
@@ -75,8 +79,8 @@ TEST(Memory, OnOneDeviceOfSeveralTooLittleIsTooLittle) {
   small.memory_limit_bytes = kMiB;
   options.devices.host = {HostDeviceOptions(), small, HostDeviceOptions()};
   Engine engine = make_engine(options);
-  expect_error(engine.load(named("m", "reference:identity?weights_bytes=2MiB")), ErrorCode::out_of_memory,
-               {"\"m\"", "host:1"});
+  expect_error(engine.load(named("m", "reference:identity?weights_bytes=2MiB")),
+               ErrorCode::out_of_memory, {"\"m\"", "host:1"});
   for (const DeviceReport& report : engine.device_reports()) {
     EXPECT_EQ(report.memory.used_bytes, 0u) << to_string(report.info.id);
     EXPECT_THAT(report.held, IsEmpty());
@@ -103,8 +107,9 @@ TEST(Memory, LanesShareOneSetOfWeights) {
 
 TEST(Memory, TheLedgerHoldsAtLeastWhatIsAllocated) {
   Engine engine = make_engine();
-  ModelConfig config = named("m", "reference:identity?weights_bytes=3MiB&lane_bytes=2MiB&wants_prepare=1"
-                                  "&prepared_bytes=1MiB&fixed_addresses=1&shape=1000");
+  ModelConfig config = named("m",
+                             "reference:identity?weights_bytes=3MiB&lane_bytes=2MiB&wants_prepare=1"
+                             "&prepared_bytes=1MiB&fixed_addresses=1&shape=1000");
   config.lanes = 2;
   config.batching.max_items = 4;
   must(engine.load(config));
@@ -141,7 +146,8 @@ TEST(Memory, BlocksThatNobodyUsesGiveWayToAModel) {
     std::vector<Response> responses;
     for (int i = 0; i < 2; ++i) {
       Request request;
-      request.inputs.push_back({"input", TensorView::of(values.data(), {1, static_cast<std::int64_t>(kMiB)}), {}});
+      request.inputs.push_back(
+          {"input", TensorView::of(values.data(), {1, static_cast<std::int64_t>(kMiB)}), {}});
       responses.push_back(must(model.infer(std::move(request))));
     }
   }

@@ -1,4 +1,6 @@
 // Model files as they come from outside: good ones run, others leave the engine as it was.
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -10,7 +12,9 @@ namespace {
 
 using ::testing::ElementsAre;
 
-std::string model_path(const std::string& name) { return MILLRACE_SOURCE_DIR "/tests/models/" + name; }
+std::string model_path(const std::string& name) {
+  return MILLRACE_SOURCE_DIR "/tests/models/" + name;
+}
 
 std::string content_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -20,14 +24,17 @@ std::string content_of(const std::string& path) {
 
 class ModelFiles : public ::testing::Test {
  protected:
-  ModelFiles() { folder_ = ::testing::TempDir() + "engine_model_files/"; }
+  ModelFiles() {
+    folder_ = ::testing::TempDir() + "engine_model_files" + std::to_string(::getpid()) + "/";
+  }
   void SetUp() override {
     std::filesystem::create_directories(folder_);
     there_ = must(engine_.load(named("there", model_path("identity_fp32.onnx"))));
     used_ = engine_.device_reports()[0].memory.used_bytes;
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
-  // Loading it, from the file and from memory, is an error that names the model; nothing else changes.
+  // Loading it, from the file and from memory, is an error that names the model; nothing else
+  // changes.
   void refuse(const std::string& bytes, const std::string& file = "bad.onnx") {
     const std::string path = folder_ + file;
     std::ofstream(path, std::ios::binary) << bytes;
@@ -40,8 +47,10 @@ class ModelFiles : public ::testing::Test {
     const Result<Model> loaded = engine_.load(config);
     EXPECT_FALSE(loaded.ok());
     if (!loaded.ok()) {
-      EXPECT_NE(loaded.error().message.find("\"bad\""), std::string::npos) << loaded.error().message;
-      EXPECT_TRUE(loaded.error().code == ErrorCode::invalid_argument || loaded.error().code == ErrorCode::unsupported ||
+      EXPECT_NE(loaded.error().message.find("\"bad\""), std::string::npos)
+          << loaded.error().message;
+      EXPECT_TRUE(loaded.error().code == ErrorCode::invalid_argument ||
+                  loaded.error().code == ErrorCode::unsupported ||
                   loaded.error().code == ErrorCode::not_found)
           << text_of(loaded);
       EXPECT_NE(loaded.error().message.find(words), std::string::npos) << loaded.error().message;
@@ -121,7 +130,8 @@ TEST_F(ModelFiles, Corrupt) {
 }
 
 TEST_F(ModelFiles, Unsupported) {
-  for (const char* name : {"unknown_operator.onnx", "unknown_rank.onnx", "sequence_input.onnx", "nine_dimensions.onnx"}) {
+  for (const char* name : {"unknown_operator.onnx", "unknown_rank.onnx", "sequence_input.onnx",
+                           "nine_dimensions.onnx"}) {
     SCOPED_TRACE(name);
     check_refused(named("bad", model_path(name)));
   }

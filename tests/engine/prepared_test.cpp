@@ -20,12 +20,15 @@ TEST(Prepared, PowersOfTwoPreferredSizesAndTheMaximumArePrepared) {
   config.name = "one";
   config.batching = batching(1);
   EXPECT_EQ(must(engine.load(config)).info().placements[0].prepared_shapes, 1);
-  EXPECT_EQ(must(engine.load(named("none", "reference:identity"))).info().placements[0].prepared_shapes, 0);
+  EXPECT_EQ(
+      must(engine.load(named("none", "reference:identity"))).info().placements[0].prepared_shapes,
+      0);
 }
 
 TEST(Prepared, ABatchIsPaddedUpToAPreparedSize) {
-  for (const char* options : {"only_prepared=1", "only_prepared=1&fixed_addresses=1",
-                              "only_prepared=1&own_stream=1", "only_prepared=1&blocking=1&fixed_addresses=1"}) {
+  for (const char* options :
+       {"only_prepared=1", "only_prepared=1&fixed_addresses=1", "only_prepared=1&own_stream=1",
+        "only_prepared=1&blocking=1&fixed_addresses=1"}) {
     SCOPED_TRACE(options);
     Engine engine = make_engine();
     const Model model = must(engine.load(prepared(options)));
@@ -121,12 +124,14 @@ TEST(Prepared, ASlowFirstRunIsOverBeforeTheFirstRequest) {
   const Model model = must(engine.load(config));
   const Numbers numbers(2);
   expect_echo(model.infer(numbers.request()), numbers);
-  EXPECT_LT(model.statistics().device_time, milliseconds(50)) << "as long as a first run takes at least";
+  EXPECT_LT(model.statistics().device_time, milliseconds(50))
+      << "as long as a first run takes at least";
 }
 
 TEST(Prepared, ShapesThatAreNotKnownCannotBePrepared) {
   Engine engine = make_engine();
-  const Model model = must(engine.load(one_at_a_time("reference:identity?shape=-1&only_prepared=1")));
+  const Model model =
+      must(engine.load(one_at_a_time("reference:identity?shape=-1&only_prepared=1")));
   EXPECT_EQ(model.info().placements[0].prepared_shapes, 0);
   const std::vector<float> values(4);
   Request request;

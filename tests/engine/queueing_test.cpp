@@ -39,13 +39,15 @@ class Queueing : public ::testing::Test {
   Future held_;
 };
 
-// ------------------------------------------------------------------------------------------------------------- order
+// -------------------------------------------------------------------------------------------------------------
+// order
 
 TEST_F(Queueing, HigherPrioritiesGoFirstAndEqualOnesInOrder) {
   load(single());
   hold();
   const int priorities[] = {0, 1, -5, 7, 1, 0, 7};
-  for (int i = 0; i < 7; ++i) must(model_.submit(with_priority(priorities[i]), answers_.callback(i)));
+  for (int i = 0; i < 7; ++i)
+    must(model_.submit(with_priority(priorities[i]), answers_.callback(i)));
   open();
   ASSERT_TRUE(answers_.wait_for(7));
   EXPECT_THAT(answers_.order(), ElementsAre(3, 6, 1, 4, 0, 5, 2));
@@ -59,7 +61,8 @@ TEST_F(Queueing, OneThatFinishesEarlyWaitsForItsTurnWhereTheOrderIsPreserved) {
   hold();
   Future second = model_.submit(numbers_.request());
   Future third = model_.submit(numbers_.request());
-  ASSERT_TRUE(eventually([&] { return model_.statistics().batches == 2; })) << "both ran on the other lane";
+  ASSERT_TRUE(eventually([&] { return model_.statistics().batches == 2; }))
+      << "both ran on the other lane";
   EXPECT_FALSE(second.wait_until(Clock::now() + milliseconds(10)));
   EXPECT_FALSE(third.ready());
   open();
@@ -89,13 +92,15 @@ TEST_F(Queueing, TheOrderIsPreservedOverLanesBatchesAndFailures) {
   constexpr int kRequests = 400;
   std::mt19937 random(11);
   std::vector<Numbers> numbers;
-  for (int i = 0; i < kRequests; ++i) numbers.emplace_back(1 + static_cast<int>(random() % 6), static_cast<float>(i));
+  for (int i = 0; i < kRequests; ++i)
+    numbers.emplace_back(1 + static_cast<int>(random() % 6), static_cast<float>(i));
   Answers answers;
   std::vector<Ticket> tickets;
   int cancelled = 0;
   for (int i = 0; i < kRequests; ++i) {
     Request request = numbers[static_cast<std::size_t>(i)].request();
-    request.priority = static_cast<int>(random() % 2);  // changes what runs when, not the order of the answers
+    request.priority =
+        static_cast<int>(random() % 2);  // changes what runs when, not the order of the answers
     tickets.push_back(must(model.submit(std::move(request), answers.callback(i))));
     if (random() % 8 == 0 && tickets.back().cancel()) ++cancelled;
   }
@@ -136,16 +141,19 @@ TEST_F(Queueing, OneThatIsCancelledOrExpiresKeepsTheOrderToo) {
   expect_echo(answers_.results()[2], numbers_);
 }
 
-// --------------------------------------------------------------------------------------------------------- deadlines
+// ---------------------------------------------------------------------------------------------------------
+// deadlines
 
 TEST_F(Queueing, ADeadlineThatHasPassedIsRefused) {
   load(single());
   Request request = numbers_.request();
   request.deadline = Clock::now() - milliseconds(1);
-  expect_error(get(model_.submit(request)), ErrorCode::deadline_exceeded, {"\"identity\"", "before it was submitted"});
+  expect_error(get(model_.submit(request)), ErrorCode::deadline_exceeded,
+               {"\"identity\"", "before it was submitted"});
   bool called = false;
-  expect_error(model_.submit(std::move(request), [&called](Result<Response>, bool) { called = true; }),
-               ErrorCode::deadline_exceeded);
+  expect_error(
+      model_.submit(std::move(request), [&called](Result<Response>, bool) { called = true; }),
+      ErrorCode::deadline_exceeded);
   must(engine_.drain(kGuard));
   EXPECT_FALSE(called);
   EXPECT_EQ(model_.statistics().expired, 2u);
@@ -200,7 +208,8 @@ TEST_F(Queueing, ADefaultTimeoutHoldsForRequestsWithoutADeadline) {
   expect_echo(other, numbers_);
 }
 
-// ------------------------------------------------------------------------------------------------------ cancellation
+// ------------------------------------------------------------------------------------------------------
+// cancellation
 
 TEST_F(Queueing, WhatHasNotStartedCanBeTakenBack) {
   load(single());
@@ -255,7 +264,8 @@ TEST_F(Queueing, ATicketMayOutliveTheEngine) {
   EXPECT_FALSE(ticket.cancel());
 }
 
-// A driver that looks at the queue while a request is being taken back must not count on it afterwards.
+// A driver that looks at the queue while a request is being taken back must not count on it
+// afterwards.
 TEST_F(Queueing, TakingRequestsBackNeverStrandsOthers) {
   ModelConfig config = single();
   config.batching.max_items = 4;
@@ -274,7 +284,8 @@ TEST_F(Queueing, TakingRequestsBackNeverStrandsOthers) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------ limits
+// ------------------------------------------------------------------------------------------------------------
+// limits
 
 TEST_F(Queueing, AFullQueueAnswersAtOnce) {
   ModelConfig config = single();
@@ -287,8 +298,9 @@ TEST_F(Queueing, AFullQueueAnswersAtOnce) {
   EXPECT_TRUE(fourth.ready());
   expect_error(get(fourth), ErrorCode::queue_full, {"\"identity\"", "2 requests", "try again"});
   bool called = false;
-  expect_error(model_.submit(numbers_.request(), [&called](Result<Response>, bool) { called = true; }),
-               ErrorCode::queue_full);
+  expect_error(
+      model_.submit(numbers_.request(), [&called](Result<Response>, bool) { called = true; }),
+      ErrorCode::queue_full);
   EXPECT_TRUE(second.cancel());
   Future fifth = model_.submit(numbers_.request());
   open();
@@ -309,7 +321,8 @@ TEST_F(Queueing, SoDoesOneThatIsFullByBytes) {
   Future second = model_.submit(three.request());
   Future third = model_.submit(two.request());
   EXPECT_EQ(model_.statistics().queued_bytes, 5u * 64);
-  expect_error(get(model_.submit(numbers_.request())), ErrorCode::queue_full, {"320 of at most 320 bytes"});
+  expect_error(get(model_.submit(numbers_.request())), ErrorCode::queue_full,
+               {"320 of at most 320 bytes"});
   open();
   expect_echo(second, three);
   expect_echo(third, two);

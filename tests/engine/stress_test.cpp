@@ -55,17 +55,22 @@ struct Asked {
     }
     switch (random() % 4) {
       case 0:
-        asked.outputs.push_back(into("output", TensorView::of(target.data(), numbers.shape()), leases.lease()));
+        asked.outputs.push_back(
+            into("output", TensorView::of(target.data(), numbers.shape()), leases.lease()));
         ++expected_leases;
         break;
-      case 1: asked.outputs.push_back(placed("output", OutputPlacement::device)); break;
-      default: break;
+      case 1:
+        asked.outputs.push_back(placed("output", OutputPlacement::device));
+        break;
+      default:
+        break;
     }
     if (random() % 8 == 0) {
       has_deadline = true;
       asked.deadline = Clock::now() + microseconds(random() % 3000);
     }
-    if (random() % 3 == 0) asked.inputs[0].view.device = DeviceId::host(static_cast<std::int32_t>(random() % 3));
+    if (random() % 3 == 0)
+      asked.inputs[0].view.device = DeviceId::host(static_cast<std::int32_t>(random() % 3));
     return asked;
   }
   void check(const Result<Response>& response) {
@@ -75,11 +80,19 @@ struct Asked {
       return;
     }
     switch (response.error().code) {
-      case ErrorCode::deadline_exceeded: EXPECT_TRUE(has_deadline) << response.error().message; break;
-      case ErrorCode::cancelled: EXPECT_TRUE(cancelled) << response.error().message; break;
-      case ErrorCode::internal: EXPECT_TRUE(may_fail) << response.error().message; break;
-      case ErrorCode::queue_full: break;
-      default: ADD_FAILURE() << text_of(response);
+      case ErrorCode::deadline_exceeded:
+        EXPECT_TRUE(has_deadline) << response.error().message;
+        break;
+      case ErrorCode::cancelled:
+        EXPECT_TRUE(cancelled) << response.error().message;
+        break;
+      case ErrorCode::internal:
+        EXPECT_TRUE(may_fail) << response.error().message;
+        break;
+      case ErrorCode::queue_full:
+        break;
+      default:
+        ADD_FAILURE() << text_of(response);
     }
   }
 };
@@ -100,7 +113,9 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
     config.limits.max_requests = 200;
     config.priority_class = static_cast<int>(i % 2);
     config.weight = 1.0 + static_cast<double>(i);
-    if (i % 2) config.devices = {DeviceId::host(static_cast<std::int32_t>(i % 3)), DeviceId::host(static_cast<std::int32_t>((i + 1) % 3))};
+    if (i % 2)
+      config.devices = {DeviceId::host(static_cast<std::int32_t>(i % 3)),
+                        DeviceId::host(static_cast<std::int32_t>((i + 1) % 3))};
     models.push_back(must(engine.load(config)));
   }
   std::vector<std::vector<std::unique_ptr<Asked>>> asked(kThreads);
@@ -127,11 +142,13 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
           const std::size_t which = random() % models.size();
           asked[static_cast<std::size_t>(t)].push_back(std::make_unique<Asked>(random));
           Asked& mine = *asked[static_cast<std::size_t>(t)].back();
-          mine.may_fail = std::string_view(kVariants[which].path).find("fail") != std::string_view::npos;
+          mine.may_fail =
+              std::string_view(kVariants[which].path).find("fail") != std::string_view::npos;
           mine.cancelled = random() % 10 == 0;
           if (random() % 2) {
             Result<Ticket> ticket = models[which].submit(
-                mine.request(random), [&mine](Result<Response> response, bool) { mine.check(response); });
+                mine.request(random),
+                [&mine](Result<Response> response, bool) { mine.check(response); });
             if (!ticket.ok()) {
               mine.check(ticket.error());
             } else if (mine.cancelled) {
@@ -170,7 +187,8 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
   for (const DeviceReport& report : engine.device_reports()) EXPECT_TRUE(report.held.empty());
 }
 
-// Two models on two devices that steal each other's work all the time: nothing may be left lying while a lane is free.
+// Two models on two devices that steal each other's work all the time: nothing may be left lying
+// while a lane is free.
 TEST(Stress, NothingIsLeftLyingWhileALaneIsFree) {
   Engine engine = make_engine(host_devices(2));
   std::vector<Model> models;

@@ -33,7 +33,8 @@ class Tensors : public ::testing::Test {
   std::deque<std::vector<float>> targets_;
 };
 
-// ------------------------------------------------------------------------------------------------------------ inputs
+// ------------------------------------------------------------------------------------------------------------
+// inputs
 
 TEST_F(Tensors, AnInputThatIsTheWholeBatchIsBoundWhereItLies) {
   load("reference:identity");
@@ -47,7 +48,8 @@ TEST_F(Tensors, AnInputThatIsTheWholeBatchIsBoundWhereItLies) {
   requests.submit();
   open();
   EXPECT_THAT(requests.batches(), ElementsAre(2, 2));
-  EXPECT_EQ(model_.statistics().bound_in_place, 2u) << "the one that was held, not the two that shared a batch";
+  EXPECT_EQ(model_.statistics().bound_in_place, 2u)
+      << "the one that was held, not the two that shared a batch";
   EXPECT_EQ(model_.statistics().batches, 3u);
 }
 
@@ -57,14 +59,16 @@ TEST_F(Tensors, AMisalignedInputIsCopied) {
   std::vector<std::byte> memory(numbers.values().size() * sizeof(float) + 1);
   std::memcpy(memory.data() + 1, numbers.values().data(), memory.size() - 1);
   Request request;
-  request.inputs.push_back({"input", TensorView::of(DataType::fp32, memory.data() + 1, numbers.shape()), {}});
+  request.inputs.push_back(
+      {"input", TensorView::of(DataType::fp32, memory.data() + 1, numbers.shape()), {}});
   expect_echo(model_.infer(std::move(request)), numbers);
   EXPECT_EQ(model_.statistics().bound_in_place, 0u);
 }
 
 TEST_F(Tensors, AnInputIsReadOnlyOnceItIsReady) {
-  for (const char* path : {"reference:identity", "reference:busy?batch_us=0&own_stream=1",
-                           "reference:add?fixed_addresses=1&only_prepared=1", "reference:checksum?blocking=1"}) {
+  for (const char* path :
+       {"reference:identity", "reference:busy?batch_us=0&own_stream=1",
+        "reference:add?fixed_addresses=1&only_prepared=1", "reference:checksum?blocking=1"}) {
     SCOPED_TRACE(path);
     const Model model = must(engine_->load(one_at_a_time(path)));
     Gate gate(engine_->devices()[0]);
@@ -160,7 +164,8 @@ TEST_F(Tensors, LeasesAreDroppedOnceHoweverARequestEnds) {
   for (std::size_t i = 0; i < 3; ++i) expect_error(get(fill[i]), ErrorCode::internal);
 }
 
-// ----------------------------------------------------------------------------------------------------------- outputs
+// -----------------------------------------------------------------------------------------------------------
+// outputs
 
 TEST_F(Tensors, OutputsLieInHostMemoryUnlessAskedForOtherwise) {
   load("reference:identity");
@@ -310,7 +315,8 @@ TEST_F(Tensors, SeveralOutputsGoToSeveralPlaces) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------- sized late, BYTES
+// ----------------------------------------------------------------------------------------------------
+// sized late, BYTES
 
 TEST_F(Tensors, OutputsSizedLateAreSharedOut) {
   load("reference:identity?output_sized_late=1");
@@ -350,7 +356,8 @@ TEST_F(Tensors, OutputsMayDependOnTheData) {
   Future second = model_.submit(request(b));
   gate_->open();
   EXPECT_EQ(must(get(held)).outputs[0].view.shape, (Shape{1, 0}));
-  EXPECT_THAT(indices(must(get(first))), ElementsAre(1, -1, -1)) << "filled up to the longest of the batch";
+  EXPECT_THAT(indices(must(get(first))), ElementsAre(1, -1, -1))
+      << "filled up to the longest of the batch";
   EXPECT_THAT(indices(must(get(second))), ElementsAre(0, 1, 3));
 }
 
@@ -380,9 +387,11 @@ class Bytes : public Tensors {
 TEST_F(Bytes, AreGatheredAndSharedOut) {
   load("reference:identity?type=BYTES&shape=2");
   const std::string long_text(10000, 'x');
-  const Tensor a = strings({"one", ""}), b = strings({"", "", long_text, std::string_view("\0z", 2)}),
+  const Tensor a = strings({"one", ""}),
+               b = strings({"", "", long_text, std::string_view("\0z", 2)}),
                c = strings({"five", "six"});
-  EXPECT_THAT(texts(must(model_.infer(request(b)))), ElementsAre("", "", long_text, std::string("\0z", 2)));
+  EXPECT_THAT(texts(must(model_.infer(request(b)))),
+              ElementsAre("", "", long_text, std::string("\0z", 2)));
   Future held = model_.submit(request(a, gate_->event()));
   ASSERT_TRUE(eventually([&] { return model_.statistics().running_batches == 1; }));
   Future first = model_.submit(request(c));

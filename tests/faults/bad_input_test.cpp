@@ -10,7 +10,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// ---------------------------------------------------------------------------------------------------------- requests
+// ----------------------------------------------------------------------------------------------------------
+// requests
 
 // A model of one input [N,4] FP32 and at most 8 items.
 class BadRequests : public ::testing::Test {
@@ -85,8 +86,10 @@ TEST_F(BadRequests, SizesThatOverflow) {
   constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
   refuse(TensorView::of(values_.data(), {kHuge, 4}), {"\"input\""});
   refuse(TensorView::of(values_.data(), {kHuge / 4, 4}), {"\"input\""});
-  refuse(TensorView::of(values_.data(), {std::int64_t{1} << 32, std::int64_t{1} << 32}), {"\"input\""});
-  refuse(TensorView::of(values_.data(), {std::numeric_limits<std::int64_t>::min(), 4}), {"\"input\""});
+  refuse(TensorView::of(values_.data(), {std::int64_t{1} << 32, std::int64_t{1} << 32}),
+         {"\"input\""});
+  refuse(TensorView::of(values_.data(), {std::numeric_limits<std::int64_t>::min(), 4}),
+         {"\"input\""});
 }
 
 TEST_F(BadRequests, WrongMemory) {
@@ -109,8 +112,10 @@ TEST_F(BadRequests, WrongOutputs) {
     return request;
   };
   refuse(with(placed("other", OutputPlacement::automatic)), {"no output \"other\"", "\"output\""});
-  refuse(with(into("output", TensorView::of(target.data(), {7}))), {"\"output\"", "at least 32 bytes", "got 28"});
-  refuse(with(into("output", TensorView::of(DataType::int32, target.data(), {8}))), {"expected FP32", "got INT32"});
+  refuse(with(into("output", TensorView::of(target.data(), {7}))),
+         {"\"output\"", "at least 32 bytes", "got 28"});
+  refuse(with(into("output", TensorView::of(DataType::int32, target.data(), {8}))),
+         {"expected FP32", "got INT32"});
   refuse(with(into("output", TensorView::of(DataType::fp32, nullptr, {8}))), {"output"});
   refuse(with(into("output", TensorView::of(target.data(), {-1}))), {"output"});
   TensorView target_view = TensorView::of(target.data(), {2, 4});
@@ -150,7 +155,8 @@ TEST_F(BadRequests, WrongBytes) {
   Request descending = request;
   const std::uint64_t offsets[] = {5, 3, 9};
   descending.inputs[0].view.offsets = offsets;
-  expect_error(get(texts.submit(std::move(descending))), ErrorCode::invalid_argument, {"\"input\""});
+  expect_error(get(texts.submit(std::move(descending))), ErrorCode::invalid_argument,
+               {"\"input\""});
   Request missing = request;
   missing.inputs[0].view.offsets = nullptr;
   expect_error(get(texts.submit(std::move(missing))), ErrorCode::invalid_argument, {"\"input\""});
@@ -163,12 +169,14 @@ TEST_F(BadRequests, WhatTheModelItselfRefuses) {
   Request request;
   request.inputs.push_back({"a", TensorView::of(values_.data(), {1, 4}), {}});
   request.inputs.push_back({"b", TensorView::of(values_.data(), {1, 5}), {}});
-  expect_error(get(add.submit(request)), ErrorCode::invalid_argument, {"\"add\"", "[1,4]", "[1,5]"});
+  expect_error(get(add.submit(request)), ErrorCode::invalid_argument,
+               {"\"add\"", "[1,4]", "[1,5]"});
   request.inputs[1].view.shape = {1, 4};
   EXPECT_TRUE(add.infer(std::move(request)).ok());
 }
 
-// ----------------------------------------------------------------------------------------------------- configurations
+// -----------------------------------------------------------------------------------------------------
+// configurations
 
 class BadModels : public ::testing::Test {
  protected:
@@ -180,7 +188,8 @@ class BadModels : public ::testing::Test {
     const Numbers numbers;
     expect_echo(must(engine_.find("there")).infer(numbers.request()), numbers);
   }
-  void refuse(const std::function<void(ModelConfig&)>& spoil, std::initializer_list<std::string_view> words,
+  void refuse(const std::function<void(ModelConfig&)>& spoil,
+              std::initializer_list<std::string_view> words,
               ErrorCode code = ErrorCode::invalid_argument) {
     ModelConfig config = named("m", "reference:identity");
     spoil(config);
@@ -208,68 +217,101 @@ TEST_F(BadModels, ZeroAndNegativeCounts) {
   refuse([](ModelConfig& config) { config.slots = -3; }, {"slots is -3"});
   refuse([](ModelConfig& config) { config.slots = 9; }, {"slots is 9"});
   refuse([](ModelConfig& config) { config.batching.max_items = -1; }, {"max_items is -1"});
-  refuse([](ModelConfig& config) { config.batching.max_delay = -microseconds(1); }, {"max_delay is negative"});
-  refuse([](ModelConfig& config) { config.batching.preferred_items = {0}; }, {"preferred", "0 items"});
-  refuse([](ModelConfig& config) { config.batching.preferred_items = {4, -2}; }, {"preferred", "-2 items"});
-  refuse([](ModelConfig& config) { config.batching.preferred_items = {33}; }, {"preferred", "33 items", "1..32"});
+  refuse([](ModelConfig& config) { config.batching.max_delay = -microseconds(1); },
+         {"max_delay is negative"});
+  refuse([](ModelConfig& config) { config.batching.preferred_items = {0}; },
+         {"preferred", "0 items"});
+  refuse(
+      [](ModelConfig& config) {
+        config.batching.preferred_items = {4, -2};
+      },
+      {"preferred", "-2 items"});
+  refuse([](ModelConfig& config) { config.batching.preferred_items = {33}; },
+         {"preferred", "33 items", "1..32"});
   refuse([](ModelConfig& config) { config.limits.max_requests = 0; }, {"max_requests is 0"});
   refuse([](ModelConfig& config) { config.limits.max_bytes = 0; }, {"max_bytes is 0"});
-  refuse([](ModelConfig& config) { config.limits.default_timeout = -seconds(1); }, {"default_timeout is negative"});
-  refuse([](ModelConfig& config) { config.hang_timeout = -seconds(1); }, {"hang_timeout is negative"});
+  refuse([](ModelConfig& config) { config.limits.default_timeout = -seconds(1); },
+         {"default_timeout is negative"});
+  refuse([](ModelConfig& config) { config.hang_timeout = -seconds(1); },
+         {"hang_timeout is negative"});
   for (const double weight : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
     refuse([weight](ModelConfig& config) { config.weight = weight; }, {"weight is "});
   }
 }
 
 TEST_F(BadModels, SizesThatOverflow) {
-  refuse([](ModelConfig& config) { config.batching.max_items = std::numeric_limits<std::int64_t>::max(); },
-         {"\"m\"", "max_items is 9223372036854775807"});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?shape=1048576x1048576";
-    config.batching.max_items = 1 << 24;
-  }, {"\"m\"", "does not fit in 63 bits"});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?shape=1048576x4096";
-    config.batching.max_items = 1 << 24;
-  }, {"\"m\"", "16777216 items", "more than any device has", "lower batching.max_items"});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?shape=1099511627776x1024";
-    config.batching.max_items = 1 << 20;
-  }, {"\"m\""});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?lane_bytes=16EiB";
-  }, {"\"m\"", "lane_bytes"});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?lane_bytes=4611686018427387904";
-    config.lanes = 256;
-  }, {"\"m\"", "needed "}, ErrorCode::out_of_memory);
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?wants_prepare=1&prepared_bytes=4611686018427387904";
-  }, {"\"m\"", "needed "}, ErrorCode::out_of_memory);
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?weights_bytes=4611686018427387904";
-  }, {"\"m\"", "needed "}, ErrorCode::out_of_memory);
+  refuse(
+      [](ModelConfig& config) {
+        config.batching.max_items = std::numeric_limits<std::int64_t>::max();
+      },
+      {"\"m\"", "max_items is 9223372036854775807"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?shape=1048576x1048576";
+        config.batching.max_items = 1 << 24;
+      },
+      {"\"m\"", "does not fit in 63 bits"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?shape=1048576x4096";
+        config.batching.max_items = 1 << 24;
+      },
+      {"\"m\"", "16777216 items", "more than any device has", "lower batching.max_items"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?shape=1099511627776x1024";
+        config.batching.max_items = 1 << 20;
+      },
+      {"\"m\""});
+  refuse([](ModelConfig& config) { config.path = "reference:identity?lane_bytes=16EiB"; },
+         {"\"m\"", "lane_bytes"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?lane_bytes=4611686018427387904";
+        config.lanes = 256;
+      },
+      {"\"m\"", "needed "}, ErrorCode::out_of_memory);
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?wants_prepare=1&prepared_bytes=4611686018427387904";
+      },
+      {"\"m\"", "needed "}, ErrorCode::out_of_memory);
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?weights_bytes=4611686018427387904";
+      },
+      {"\"m\"", "needed "}, ErrorCode::out_of_memory);
 }
 
 TEST_F(BadModels, ABatchOverTheModelsMaximum) {
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?max_items=4";
-    config.batching.max_items = 5;
-  }, {"\"m\"", "max_items is 5", "at most 4"});
-  refuse([](ModelConfig& config) {
-    config.path = "reference:identity?batched=0";
-    config.batching.max_items = 2;
-  }, {"at most 1", "no batch dimension"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?max_items=4";
+        config.batching.max_items = 5;
+      },
+      {"\"m\"", "max_items is 5", "at most 4"});
+  refuse(
+      [](ModelConfig& config) {
+        config.path = "reference:identity?batched=0";
+        config.batching.max_items = 2;
+      },
+      {"at most 1", "no batch dimension"});
 }
 
 TEST_F(BadModels, UnknownNames) {
-  refuse([](ModelConfig& config) { config.backend = "magic"; }, {"\"m\"", "magic", "reference", "onnxruntime"},
+  refuse([](ModelConfig& config) { config.backend = "magic"; },
+         {"\"m\"", "magic", "reference", "onnxruntime"}, ErrorCode::not_found);
+  refuse([](ModelConfig& config) { config.devices = {DeviceId::host(7)}; },
+         {"\"m\"", "host:7", "host:0"}, ErrorCode::not_found);
+  refuse([](ModelConfig& config) { config.devices = {DeviceId::cuda(0)}; }, {"cuda:0", "host:0"},
          ErrorCode::not_found);
-  refuse([](ModelConfig& config) { config.devices = {DeviceId::host(7)}; }, {"\"m\"", "host:7", "host:0"},
+  refuse([](ModelConfig& config) { config.devices = {DeviceId::host_memory()}; }, {"host"},
          ErrorCode::not_found);
-  refuse([](ModelConfig& config) { config.devices = {DeviceId::cuda(0)}; }, {"cuda:0", "host:0"}, ErrorCode::not_found);
-  refuse([](ModelConfig& config) { config.devices = {DeviceId::host_memory()}; }, {"host"}, ErrorCode::not_found);
-  refuse([](ModelConfig& config) { config.devices = {DeviceId::host(0), DeviceId::host(0)}; }, {"host:0", "twice"});
+  refuse(
+      [](ModelConfig& config) {
+        config.devices = {DeviceId::host(0), DeviceId::host(0)};
+      },
+      {"host:0", "twice"});
   refuse([](ModelConfig& config) { config.options["colour"] = "red"; }, {"\"m\"", "colour"});
   refuse([](ModelConfig& config) { config.name = "there"; }, {"\"there\"", "loaded already"});
   refuse([](ModelConfig& config) { config = ModelConfig(); }, {"name or a path"});
@@ -291,24 +333,34 @@ TEST_F(BadModels, WrongReferenceModels) {
 }
 
 TEST_F(BadModels, FilesThatAreNotThereOrNoModels) {
-  refuse_path("no/such/file.reference.json", {"\"m\"", "no/such/file.reference.json"}, ErrorCode::not_found);
-  refuse([](ModelConfig& config) {
-    config.content = std::make_shared<const std::string>("{\"kind\": \"identity\"");
-  }, {"\"m\"", "JSON"});
-  refuse([](ModelConfig& config) {
-    config.content = std::make_shared<const std::string>("{\"kind\": 5}");
-  }, {"\"m\"", "kind"});
-  refuse([](ModelConfig& config) { config.content = std::make_shared<const std::string>("{}"); }, {"kind"});
-  refuse([](ModelConfig& config) {
-    config.backend = "reference";
-    config.content = std::make_shared<const std::string>();
-  }, {"\"m\""}, ErrorCode::unsupported);
+  refuse_path("no/such/file.reference.json", {"\"m\"", "no/such/file.reference.json"},
+              ErrorCode::not_found);
+  refuse(
+      [](ModelConfig& config) {
+        config.content = std::make_shared<const std::string>("{\"kind\": \"identity\"");
+      },
+      {"\"m\"", "JSON"});
+  refuse(
+      [](ModelConfig& config) {
+        config.content = std::make_shared<const std::string>("{\"kind\": 5}");
+      },
+      {"\"m\"", "kind"});
+  refuse([](ModelConfig& config) { config.content = std::make_shared<const std::string>("{}"); },
+         {"kind"});
+  refuse(
+      [](ModelConfig& config) {
+        config.backend = "reference";
+        config.content = std::make_shared<const std::string>();
+      },
+      {"\"m\""}, ErrorCode::unsupported);
 }
 
-// ------------------------------------------------------------------------------------------------------------ engines
+// ------------------------------------------------------------------------------------------------------------
+// engines
 
 TEST(BadEngines, ZeroAndNegativeCounts) {
-  const auto refuse = [](const std::function<void(EngineOptions&)>& spoil, std::initializer_list<std::string_view> words,
+  const auto refuse = [](const std::function<void(EngineOptions&)>& spoil,
+                         std::initializer_list<std::string_view> words,
                          ErrorCode code = ErrorCode::invalid_argument) {
     EngineOptions options = host_devices();
     spoil(options);
@@ -316,19 +368,27 @@ TEST(BadEngines, ZeroAndNegativeCounts) {
   };
   refuse([](EngineOptions& options) { options.callback_threads = 0; }, {"callback_threads is 0"});
   refuse([](EngineOptions& options) { options.callback_threads = -1; }, {"callback_threads is -1"});
-  refuse([](EngineOptions& options) { options.max_batches_in_flight = -1; }, {"max_batches_in_flight is -1"});
+  refuse([](EngineOptions& options) { options.max_batches_in_flight = -1; },
+         {"max_batches_in_flight is -1"});
   refuse([](EngineOptions& options) { options.sample_every = -1; }, {"sample_every is -1"});
   refuse([](EngineOptions& options) { options.cpu_threads = -1; }, {"cpu_threads is -1"});
-  refuse([](EngineOptions& options) { options.shutdown_timeout = -seconds(1); }, {"shutdown_timeout"});
-  refuse([](EngineOptions& options) { options.devices.devices = {"host:0", "host:0"}; }, {"host:0"});
+  refuse([](EngineOptions& options) { options.shutdown_timeout = -seconds(1); },
+         {"shutdown_timeout"});
+  refuse(
+      [](EngineOptions& options) {
+        options.devices.devices = {"host:0", "host:0"};
+      },
+      {"host:0"});
   refuse([](EngineOptions& options) { options.devices.devices = {"toaster"}; }, {"toaster"});
   refuse([](EngineOptions& options) { options.devices.devices = {"host:-1"}; }, {"host:-1"});
   for (const double slowness : {0.0, -2.0, std::nan("")}) {
-    refuse([slowness](EngineOptions& options) {
-      HostDeviceOptions host;
-      host.slowness = slowness;
-      options.devices.host = {host};
-    }, {"slowness"});
+    refuse(
+        [slowness](EngineOptions& options) {
+          HostDeviceOptions host;
+          host.slowness = slowness;
+          options.devices.host = {host};
+        },
+        {"slowness"});
   }
 }
 

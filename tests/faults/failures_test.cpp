@@ -32,7 +32,8 @@ TEST_P(Failures, OnlyTheRequestsOfTheBatchFail) {
   gate.open();
   expect_echo(first, numbers_);
   for (Future& future : second) {
-    expect_error(get(future), ErrorCode::internal, {"\"flaky\"", "host:0", "call 2 fails, as asked"});
+    expect_error(get(future), ErrorCode::internal,
+                 {"\"flaky\"", "host:0", "call 2 fails, as asked"});
   }
   EXPECT_EQ(leases.released(), 3);
   for (Future& future : third) expect_echo(future, numbers_);
@@ -57,7 +58,8 @@ TEST_P(Failures, AModelThatAlwaysFailsAnswersAlways) {
 
 TEST_P(Failures, ATargetOfAFailedRequestIsLeftAlone) {
   Engine engine = make_engine();
-  const Model bad = must(engine.load(named_one("bad", std::string("reference:fail?every=1") + GetParam())));
+  const Model bad =
+      must(engine.load(named_one("bad", std::string("reference:fail?every=1") + GetParam())));
   std::vector<float> target(16, -1.0F);
   LeaseCount leases;
   Request request = numbers_.request();
@@ -68,7 +70,7 @@ TEST_P(Failures, ATargetOfAFailedRequestIsLeftAlone) {
 }
 
 std::string name_of(const ::testing::TestParamInfo<const char*>& way) {
-  constexpr const char* kNames[] = {"Run",     "Enqueue", "BlockingRun", "BlockingEnqueue",
+  constexpr const char* kNames[] = {"Run",       "Enqueue",  "BlockingRun", "BlockingEnqueue",
                                     "OwnStream", "SizedLate"};
   return kNames[way.index];
 }
@@ -87,8 +89,8 @@ TEST_F(FailuresToo, KeepTheirCodeAndScope) {
                                     std::pair(ErrorCode::out_of_memory, Scope::request),
                                     std::pair(ErrorCode::unavailable, Scope::model)}) {
     const std::string name(to_string(code));
-    const Model model = must(engine.load(named(
-        name, "reference:fail?code=" + name + "&scope=" + std::string(to_string(scope)))));
+    const Model model = must(engine.load(
+        named(name, "reference:fail?code=" + name + "&scope=" + std::string(to_string(scope)))));
     const Result<Response> response = model.infer(numbers_.request());
     expect_error(response, code, {name});
     ASSERT_FALSE(response.ok());
@@ -111,13 +113,15 @@ TEST_F(FailuresToo, AFailureInOneLaneIsNoneInAnother) {
   EXPECT_NE(get(first).ok(), get(second).ok());
 }
 
-// --------------------------------------------------------------------------------------------------------- callbacks
+// ---------------------------------------------------------------------------------------------------------
+// callbacks
 
 TEST_F(FailuresToo, ACallbackThatThrowsIsLoggedAndOthersAreCalled) {
   Engine engine = make_engine();
   const Model model = must(engine.load(named("m", "reference:identity")));
   Answers answers;
-  must(model.submit(numbers_.request(), [](Result<Response>, bool) { throw std::runtime_error("the reason"); }));
+  must(model.submit(numbers_.request(),
+                    [](Result<Response>, bool) { throw std::runtime_error("the reason"); }));
   must(model.submit(numbers_.request(), [](Result<Response>, bool) { throw 3; }));
   must(model.submit(numbers_.request(), answers.callback(1)));
   ASSERT_TRUE(answers.wait_for(1));
@@ -129,7 +133,8 @@ TEST_F(FailuresToo, ALeaseWhoseReleaseThrowsIsLogged) {
   Engine engine = make_engine();
   const Model model = must(engine.load(named("m", "reference:identity")));
   Request request = numbers_.request();
-  request.inputs[0].lease = Lease::on_release([] { throw std::runtime_error("the lease's reason"); });
+  request.inputs[0].lease =
+      Lease::on_release([] { throw std::runtime_error("the lease's reason"); });
   expect_echo(model.infer(std::move(request)), numbers_);
   EXPECT_TRUE(log_.has("the lease's reason"));
   expect_echo(model.infer(numbers_.request()), numbers_);
@@ -147,7 +152,8 @@ TEST_F(FailuresToo, ACallbackThatBlocksHoldsUpNoDevice) {
   must(engine.unload("m", kGuard));
 }
 
-// ------------------------------------------------------------------------------------------------------------ memory
+// ------------------------------------------------------------------------------------------------------------
+// memory
 
 TEST_F(FailuresToo, MemoryThatRunsOutFailsTheRequestAndComesBack) {
   for (const char* path : {"reference:identity?shape=65536", "reference:identity?shape=-1",

@@ -1,4 +1,5 @@
-// Lanes that never finish: their requests are answered, what they may touch is held, everybody else goes on.
+// Lanes that never finish: their requests are answered, what they may touch is held, everybody else
+// goes on.
 #include "backends/reference/test_hooks.h"
 #include "tests/engine/harness.h"
 
@@ -45,7 +46,8 @@ TEST_P(Hangs, AreReportedAndTheRestGoesOn) {
   std::vector<float> target(16, -1.0F);
   Request request = numbers_.request();
   request.inputs[0].lease = running_leases.lease();
-  request.outputs.push_back(into("output", TensorView::of(target.data(), {1, 16}), running_leases.lease()));
+  request.outputs.push_back(
+      into("output", TensorView::of(target.data(), {1, 16}), running_leases.lease()));
   Future running = stuck.submit(std::move(request));
   Future behind = stuck.submit(numbers_.request());  // in the second slot
   request = numbers_.request();
@@ -54,7 +56,8 @@ TEST_P(Hangs, AreReportedAndTheRestGoesOn) {
   wait_for_hang();
   expect_echo(other.infer(numbers_.request()), numbers_);
 
-  expect_error(get(running), ErrorCode::unavailable, {"\"stuck\"", "host:0", "lane 0", "hang_timeout", "quarantined"});
+  expect_error(get(running), ErrorCode::unavailable,
+               {"\"stuck\"", "host:0", "lane 0", "hang_timeout", "quarantined"});
   expect_error(get(behind), ErrorCode::unavailable, {"\"stuck\""});
   expect_error(get(queued), ErrorCode::unavailable, {"\"stuck\""});
   expect_error(stuck.infer(numbers_.request()), ErrorCode::unavailable, {"\"stuck\"", "lane 0"});
@@ -110,7 +113,8 @@ TEST_P(Hangs, UnloadingAnswersWithAnError) {
   request.inputs[0].lease = leases.lease();
   Future running = stuck.submit(std::move(request));
   wait_for_hang();
-  expect_error(engine.unload("stuck", kGuard), ErrorCode::unavailable, {"\"stuck\"", "is gone", "hangs"});
+  expect_error(engine.unload("stuck", kGuard), ErrorCode::unavailable,
+               {"\"stuck\"", "is gone", "hangs"});
   expect_error(get(running), ErrorCode::unavailable);
   EXPECT_THAT(engine.model_names(), IsEmpty());
   EXPECT_GE(used(), std::size_t{1} << 20) << "held for its lane";
@@ -122,7 +126,8 @@ TEST_P(Hangs, UnloadingAnswersWithAnError) {
   must(engine.unload("stuck"));
   release_all();
   EXPECT_TRUE(eventually([&] { return leases.released() == 1; }));
-  EXPECT_TRUE(eventually([&] { return held() == 0 && used() < std::size_t{1} << 20; })) << "all is given back";
+  EXPECT_TRUE(eventually([&] { return held() == 0 && used() < std::size_t{1} << 20; }))
+      << "all is given back";
 }
 
 TEST_P(Hangs, AnEngineGoesWithALaneThatHangs) {
@@ -174,7 +179,8 @@ TEST_P(Hangs, OneDeviceOfTwoStrandsNothing) {
   wait_for_hang();
   const auto go_on = [&](int count) {
     std::vector<Future> futures;
-    for (int i = 0; i < count; ++i) futures.push_back(stuck.submit(i % 2 ? on_second() : numbers_.request()));
+    for (int i = 0; i < count; ++i)
+      futures.push_back(stuck.submit(i % 2 ? on_second() : numbers_.request()));
     for (Future& future : futures) {
       const Result<Response> response = get(future);
       expect_echo(response, numbers_);
@@ -191,14 +197,17 @@ std::string name_of(const ::testing::TestParamInfo<const char*>& lane) {
   return kNames[lane.index];
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryKindOfLane, Hangs, ::testing::Values("", "&blocking=1", "&own_stream=1"), name_of);
+INSTANTIATE_TEST_SUITE_P(EveryKindOfLane, Hangs,
+                         ::testing::Values("", "&blocking=1", "&own_stream=1"), name_of);
 
-// ------------------------------------------------------------------------------------------------------------ others
+// ------------------------------------------------------------------------------------------------------------
+// others
 
 class HangsToo : public Hangs {};
 
 TEST_F(HangsToo, ALaneThatCanBeEndedIsEndedAndGoesOn) {
-  for (const char* options : {"&terminable=1", "&terminable=1&blocking=1", "&terminable=1&own_stream=1"}) {
+  for (const char* options :
+       {"&terminable=1", "&terminable=1&blocking=1", "&terminable=1&own_stream=1"}) {
     SCOPED_TRACE(options);
     Engine engine = make_engine();
     const Model stuck = must(engine.load(hanging(options)));
@@ -225,7 +234,8 @@ TEST_F(HangsToo, WithoutATimeoutNothingIsGivenUp) {
   const Model stuck = must(engine.load(config));
   Future running = stuck.submit(numbers_.request());
   wait_for_hang();
-  expect_error(engine.unload("stuck", milliseconds(100)), ErrorCode::deadline_exceeded, {"call again"});
+  expect_error(engine.unload("stuck", milliseconds(100)), ErrorCode::deadline_exceeded,
+               {"call again"});
   EXPECT_FALSE(running.ready());
   release_all();
   expect_echo(running, numbers_);
@@ -267,18 +277,21 @@ TEST_F(HangsToo, AnEnsembleAnswersWithTheErrorOfTheStepThatHangs) {
   must(engine.load(named("copy", "reference:identity")));
   ModelConfig config;
   config.name = "whole";
-  config.ensemble = {{"copy", {{"input", "x"}}, {{"output", "y"}}}, {"stuck", {{"input", "y"}}, {{"output", "z"}}}};
+  config.ensemble = {{"copy", {{"input", "x"}}, {{"output", "y"}}},
+                     {"stuck", {{"input", "y"}}, {{"output", "z"}}}};
   config.ensemble_outputs = {"z"};
   const Model whole = must(engine.load(config));
   Request request;
   request.inputs.push_back({"x", numbers_.view(), {}});
-  expect_error(get(whole.submit(std::move(request))), ErrorCode::unavailable, {"\"whole\"", "\"stuck\"", "lane 0"});
+  expect_error(get(whole.submit(std::move(request))), ErrorCode::unavailable,
+               {"\"whole\"", "\"stuck\"", "lane 0"});
   must(engine.unload("whole", kGuard));
   expect_error(engine.unload("stuck", kGuard), ErrorCode::unavailable, {"hangs"});
 }
 
 TEST_F(HangsToo, ALaneComesBackForItsQueueOnly) {
-  // While it is quarantined its model is closed; unloaded meanwhile, it stays closed when the lane comes back.
+  // While it is quarantined its model is closed; unloaded meanwhile, it stays closed when the lane
+  // comes back.
   Engine engine = make_engine();
   const Model stuck = must(engine.load(hanging()));
   Future running = stuck.submit(numbers_.request());
