@@ -186,10 +186,10 @@ class StreamRef {
   /// Enqueues: later work starts when `event` (of any device) is reached. A never-recorded event or
   /// a null ref does not wait.
   Result<void> wait(EventRef event) const;
-  /// Enqueues: `word` (in ordinary or pinned memory of the device) becomes `value`, and then, where
-  /// the device can do so by itself, `waker` (may be null) is woken. See `Device::wake_after`. Both
-  /// must outlive the stream's work: seeing the word does not mean that the waker is no longer
-  /// touched.
+  /// Enqueues: `word` (in pinned memory of the device; a host device takes any) becomes `value`,
+  /// and then, where the device can do so by itself, `waker` (may be null) is woken. See
+  /// `Device::wake_after`. Both must outlive the stream's work: seeing the word does not mean that
+  /// the waker is no longer touched.
   Result<void> signal(std::atomic<std::uint64_t>& word, std::uint64_t value, Waker* waker) const;
   /// Whether all work is done. Errors: gpu_fault.
   [[nodiscard]] Result<bool> query() const;

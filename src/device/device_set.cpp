@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/cuda/cuda_device.h"
 #include "device/host/host_device.h"
 #include "device/select_devices.h"
 
@@ -18,8 +19,8 @@ Result<std::vector<DeviceId>> devices_to_open(const std::vector<std::string>& na
   const auto gpus = status.visible_gpus > 0 ? visible_gpus() : std::vector<GpuIdentity>();
   if (names.empty()) {
     if (!gpus.empty()) {
-      log_info("this build counts GPUs but does not drive them yet: using host:0 in place of ",
-               gpus.size(), " visible");
+      log_info("no backend of this build runs on a GPU: using host:0 in place of ", gpus.size(),
+               " visible");
     }
     return std::vector{DeviceId::host(0)};
   }
@@ -27,11 +28,7 @@ Result<std::vector<DeviceId>> devices_to_open(const std::vector<std::string>& na
 }
 
 Result<std::unique_ptr<Device>> open_device(DeviceId id, const DeviceSetOptions& options) {
-  if (id.kind == DeviceKind::cuda) {
-    return Error{ErrorCode::unsupported,
-                 concat("device ", id, ": this build counts GPUs but does not drive them yet; use ",
-                        "\"host\"")};
-  }
+  if (id.kind == DeviceKind::cuda) return open_cuda_device(id.index);
   const auto index = static_cast<std::size_t>(id.index);
   const auto own = index < options.host.size() ? options.host[index] : HostDeviceOptions();
   if (!(own.slowness > 0)) {

@@ -1,4 +1,6 @@
 // What is known of GPUs in a build without CUDA.
+#include "base/text.h"
+#include "device/cuda/cuda_device.h"
 #include "device/select_devices.h"
 
 #if !MILLRACE_WITH_CUDA
@@ -12,6 +14,11 @@ CudaStatus cuda_status() {
 }
 
 std::vector<GpuIdentity> visible_gpus() { return {}; }
+
+Result<std::unique_ptr<Device>> open_cuda_device(std::int32_t index) {
+  return Error{ErrorCode::unsupported,
+               concat("device ", DeviceId::cuda(index), ": this program was built without CUDA")};
+}
 
 }  // namespace millrace
 

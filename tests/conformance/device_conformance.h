@@ -1,8 +1,11 @@
-// What every device must do, whatever it is made of. A new kind of device adds a factory to
-// `Factories`.
+// What every device must do, whatever it is made of. A kind of device instantiates the suite with
+// its factory, which says how many there are to test (`present`), makes one, holds a stream shut,
+// and names what the kind cannot promise.
 //
 // Streams are held shut by work that does not end until released, so that what is enqueued behind
 // it has not started for certain. Memory of kind `device` is touched only through streams.
+#pragma once
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -20,30 +23,11 @@
 #include <millrace/device.h>
 #include <millrace/log.h>
 
-#include "device/host/host_device.h"
-
 namespace millrace {
-namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kHangGuard = 60s;
-
-struct HostFactory {
-  static constexpr const char* kName = "host";
-
-  static std::unique_ptr<Device> make(int index = 0, std::size_t memory_limit_bytes = 0) {
-    HostDeviceOptions options;
-    options.memory_limit_bytes = memory_limit_bytes;
-    return std::make_unique<HostDevice>(index, options);
-  }
-  /// Enqueues work on `stream` that ends once `open` is true.
-  static Result<void> hold(StreamRef stream, std::shared_ptr<std::atomic<bool>> open) {
-    return stream.run([open = std::move(open)] { open->wait(false); });
-  }
-};
-
-using Factories = testing::Types<HostFactory>;
+inline constexpr auto kHangGuard = 60s;
 
 struct FactoryName {
   template <class Factory>
@@ -105,12 +89,18 @@ class DeviceConformance : public testing::Test {
     return true;
   }
 
-  std::unique_ptr<Device> device_ = Factory::make();
+  void SetUp() override {
+    if (Factory::present() == 0)
+      GTEST_SKIP() << "NOT CHECKED: no " << Factory::kName << " device here";
+    device_ = Factory::make();
+  }
+
+  std::unique_ptr<Device> device_;
 };
 
-TYPED_TEST_SUITE(DeviceConformance, Factories, FactoryName);
+TYPED_TEST_SUITE_P(DeviceConformance);
 
-TYPED_TEST(DeviceConformance, DescribesItself) {
+TYPED_TEST_P(DeviceConformance, DescribesItself) {
   const DeviceInfo& info = this->device_->info();
   EXPECT_FALSE(info.uuid.empty());
   EXPECT_FALSE(info.name.empty());
@@ -119,12 +109,13 @@ TYPED_TEST(DeviceConformance, DescribesItself) {
   EXPECT_GE(info.id.index, 0);
 }
 
-TYPED_TEST(DeviceConformance, EnqueuingReturnsBeforeTheWorkStarts) {
+TYPED_TEST_P(DeviceConformance, EnqueuingReturnsBeforeTheWorkStarts) {
   Stream stream = this->new_stream();
   Event event = this->new_event();
   Buffer a = this->allocate(4096);
   Buffer b = this->allocate(4096);
-  std::atomic<std::uint64_t> word{0};
+  Buffer pinned = this->allocate(sizeof(std::atomic<std::uint64_t>), MemoryKind::pinned);
+  auto& word = *new (pinned.data()) std::atomic<std::uint64_t>(0);
   std::atomic<int> ran{0};
   {
     typename TestFixture::Gate gate(stream);
@@ -148,7 +139,7 @@ TYPED_TEST(DeviceConformance, EnqueuingReturnsBeforeTheWorkStarts) {
   EXPECT_EQ(word, 1u);
 }
 
-TYPED_TEST(DeviceConformance, WorkOfAStreamIsDoneInOrder) {
+TYPED_TEST_P(DeviceConformance, WorkOfAStreamIsDoneInOrder) {
   Stream stream = this->new_stream();
   Buffer a = this->allocate(1000);
   Buffer b = this->allocate(1000);
@@ -173,7 +164,7 @@ TYPED_TEST(DeviceConformance, WorkOfAStreamIsDoneInOrder) {
   EXPECT_EQ(this->read(a), std::vector<std::uint8_t>(1000, 3));
 }
 
-TYPED_TEST(DeviceConformance, AShutStreamHoldsNoOtherUp) {
+TYPED_TEST_P(DeviceConformance, AShutStreamHoldsNoOtherUp) {
   Stream shut = this->new_stream();
   typename TestFixture::Gate gate(shut);
   std::vector<Stream> others;
@@ -187,7 +178,7 @@ TYPED_TEST(DeviceConformance, AShutStreamHoldsNoOtherUp) {
   EXPECT_FALSE(shut.ref().query().value());
 }
 
-TYPED_TEST(DeviceConformance, AWaitHoldsAStreamUntilTheEventIsReached) {
+TYPED_TEST_P(DeviceConformance, AWaitHoldsAStreamUntilTheEventIsReached) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   Event event = this->new_event();
@@ -206,7 +197,7 @@ TYPED_TEST(DeviceConformance, AWaitHoldsAStreamUntilTheEventIsReached) {
   EXPECT_TRUE(event.ref().query().value());
 }
 
-TYPED_TEST(DeviceConformance, AnEventIsReachedBeforeLaterWorkOfItsStream) {
+TYPED_TEST_P(DeviceConformance, AnEventIsReachedBeforeLaterWorkOfItsStream) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   Event event = this->new_event();
@@ -220,7 +211,7 @@ TYPED_TEST(DeviceConformance, AnEventIsReachedBeforeLaterWorkOfItsStream) {
   EXPECT_FALSE(first.ref().query().value());
 }
 
-TYPED_TEST(DeviceConformance, AWaitKeepsThePointItSawWhenTheEventMovesOn) {
+TYPED_TEST_P(DeviceConformance, AWaitKeepsThePointItSawWhenTheEventMovesOn) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   Event event = this->new_event();
@@ -236,7 +227,7 @@ TYPED_TEST(DeviceConformance, AWaitKeepsThePointItSawWhenTheEventMovesOn) {
   EXPECT_FALSE(event.ref().query().value());
 }
 
-TYPED_TEST(DeviceConformance, AWaitIsNotReleasedByALaterRecordElsewhere) {
+TYPED_TEST_P(DeviceConformance, AWaitIsNotReleasedByALaterRecordElsewhere) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   Stream third = this->new_stream();
@@ -253,7 +244,7 @@ TYPED_TEST(DeviceConformance, AWaitIsNotReleasedByALaterRecordElsewhere) {
   EXPECT_TRUE(second.ref().synchronize().ok());
 }
 
-TYPED_TEST(DeviceConformance, ANeverRecordedEventHoldsNobody) {
+TYPED_TEST_P(DeviceConformance, ANeverRecordedEventHoldsNobody) {
   Stream stream = this->new_stream();
   Event event = this->new_event();
   EXPECT_TRUE(event.ref().query().value());
@@ -263,7 +254,7 @@ TYPED_TEST(DeviceConformance, ANeverRecordedEventHoldsNobody) {
   EXPECT_TRUE(stream.ref().synchronize().ok());
 }
 
-TYPED_TEST(DeviceConformance, EventsMayGoWhileTheyArePending) {
+TYPED_TEST_P(DeviceConformance, EventsMayGoWhileTheyArePending) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   int value = 0;
@@ -285,7 +276,7 @@ TYPED_TEST(DeviceConformance, EventsMayGoWhileTheyArePending) {
   EXPECT_EQ(seen, 7);
 }
 
-TYPED_TEST(DeviceConformance, EventsOutliveTheirStream) {
+TYPED_TEST_P(DeviceConformance, EventsOutliveTheirStream) {
   Event event = this->new_event();
   {
     Stream stream = this->new_stream();
@@ -299,7 +290,7 @@ TYPED_TEST(DeviceConformance, EventsOutliveTheirStream) {
   EXPECT_TRUE(other.ref().synchronize().ok());
 }
 
-TYPED_TEST(DeviceConformance, StreamsTakeTurnsByEvents) {
+TYPED_TEST_P(DeviceConformance, StreamsTakeTurnsByEvents) {
   constexpr int kRounds = 2000;
   Stream first = this->new_stream();
   Stream second = this->new_stream();
@@ -322,7 +313,8 @@ TYPED_TEST(DeviceConformance, StreamsTakeTurnsByEvents) {
   EXPECT_EQ(value, 2 * kRounds);
 }
 
-TYPED_TEST(DeviceConformance, StreamsWaitForEventsOfOtherDevices) {
+TYPED_TEST_P(DeviceConformance, StreamsWaitForEventsOfOtherDevices) {
+  if (TypeParam::present() < 2) GTEST_SKIP() << "NOT CHECKED: needs two devices";
   auto other = TypeParam::make(1);
   Stream first = this->new_stream();
   Stream second = other->new_stream({}).value();
@@ -343,7 +335,7 @@ TYPED_TEST(DeviceConformance, StreamsWaitForEventsOfOtherDevices) {
   EXPECT_EQ(recorded.error().code, ErrorCode::invalid_argument);
 }
 
-TYPED_TEST(DeviceConformance, CopiesGathersAndFillsMoveTheRightBytes) {
+TYPED_TEST_P(DeviceConformance, CopiesGathersAndFillsMoveTheRightBytes) {
   constexpr std::size_t kBytes = std::size_t{64} << 10;
   std::mt19937 random(20260711);
   auto below = [&](std::size_t n) {
@@ -394,7 +386,7 @@ TYPED_TEST(DeviceConformance, CopiesGathersAndFillsMoveTheRightBytes) {
   EXPECT_EQ(this->read(to), expected);
 }
 
-TYPED_TEST(DeviceConformance, GatherKeepsItsOwnCopyOfThePieces) {
+TYPED_TEST_P(DeviceConformance, GatherKeepsItsOwnCopyOfThePieces) {
   Buffer from = this->allocate(256);
   Buffer to = this->allocate(256);
   this->write(from, std::vector<std::uint8_t>(256, 9));
@@ -411,7 +403,7 @@ TYPED_TEST(DeviceConformance, GatherKeepsItsOwnCopyOfThePieces) {
   EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 9), 128);
 }
 
-TYPED_TEST(DeviceConformance, EmptyAndImpossibleWorkIsToldApart) {
+TYPED_TEST_P(DeviceConformance, EmptyAndImpossibleWorkIsToldApart) {
   Stream stream = this->new_stream();
   Buffer buffer = this->allocate(16);
   EXPECT_TRUE(stream.ref().copy(nullptr, nullptr, 0).ok());
@@ -436,7 +428,7 @@ TYPED_TEST(DeviceConformance, EmptyAndImpossibleWorkIsToldApart) {
   }
 }
 
-TYPED_TEST(DeviceConformance, ASignalSetsItsWordAndWakes) {
+TYPED_TEST_P(DeviceConformance, ASignalSetsItsWordAndWakes) {
   Stream stream = this->new_stream();
   Event event = this->new_event();
   Buffer pinned = this->allocate(sizeof(std::atomic<std::uint64_t>), MemoryKind::pinned);
@@ -457,7 +449,7 @@ TYPED_TEST(DeviceConformance, ASignalSetsItsWordAndWakes) {
   EXPECT_EQ(word->load(), 7u);
 }
 
-TYPED_TEST(DeviceConformance, TimedEventsTellWhenTheyWereReached) {
+TYPED_TEST_P(DeviceConformance, TimedEventsTellWhenTheyWereReached) {
   Stream stream = this->new_stream();
   Event before = this->new_event(EventTiming::timed);
   Event after = this->new_event(EventTiming::timed);
@@ -475,9 +467,9 @@ TYPED_TEST(DeviceConformance, TimedEventsTellWhenTheyWereReached) {
   ASSERT_TRUE(after.ref().synchronize().ok());
   const TimePoint end = Clock::now();
   EXPECT_LE(start, opened);
-  EXPECT_LE(opened, before.ref().time().value());
+  EXPECT_LE(opened, before.ref().time().value() + TypeParam::kClockError);
   EXPECT_LE(before.ref().time().value(), after.ref().time().value());
-  EXPECT_LE(after.ref().time().value(), end);
+  EXPECT_LE(after.ref().time().value(), end + TypeParam::kClockError);
 
   ASSERT_TRUE(stream.ref().record(before).ok());  // moves on
   ASSERT_TRUE(stream.ref().synchronize().ok());
@@ -489,7 +481,7 @@ TYPED_TEST(DeviceConformance, TimedEventsTellWhenTheyWereReached) {
   EXPECT_EQ(untimed.ref().time().error().code, ErrorCode::invalid_argument);
 }
 
-TYPED_TEST(DeviceConformance, ATimedEventKeepsTheTimeOfItsLatestRecord) {
+TYPED_TEST_P(DeviceConformance, ATimedEventKeepsTheTimeOfItsLatestRecord) {
   Stream first = this->new_stream();
   Stream second = this->new_stream();
   Event event = this->new_event(EventTiming::timed);
@@ -506,7 +498,7 @@ TYPED_TEST(DeviceConformance, ATimedEventKeepsTheTimeOfItsLatestRecord) {
   EXPECT_EQ(event.ref().time().value(), reached);
 }
 
-TYPED_TEST(DeviceConformance, MemoryIsAlignedAndOwned) {
+TYPED_TEST_P(DeviceConformance, MemoryIsAlignedAndOwned) {
   for (std::size_t bytes : {1u, 3u, 255u, 256u, 257u, 100'000u}) {
     for (MemoryKind kind : {MemoryKind::device, MemoryKind::pinned}) {
       Buffer buffer = this->allocate(bytes, kind);
@@ -525,7 +517,8 @@ TYPED_TEST(DeviceConformance, MemoryIsAlignedAndOwned) {
   EXPECT_FALSE(this->allocate(0));
 }
 
-TYPED_TEST(DeviceConformance, MemoryIsCountedAgainstTheLimit) {
+TYPED_TEST_P(DeviceConformance, MemoryIsCountedAgainstTheLimit) {
+  if (!TypeParam::kTakesALimit) GTEST_SKIP() << "the size of its memory is the hardware's";
   constexpr std::size_t kMiB = std::size_t{1} << 20;
   auto device = TypeParam::make(0, 16 * kMiB);
   EXPECT_EQ(device->memory().limit_bytes, 16 * kMiB);
@@ -554,7 +547,7 @@ TYPED_TEST(DeviceConformance, MemoryIsCountedAgainstTheLimit) {
   EXPECT_FALSE(device->allocate(SIZE_MAX, MemoryKind::pinned).ok());
 }
 
-TYPED_TEST(DeviceConformance, DestroyingAStreamLetsItsWorkFinish) {
+TYPED_TEST_P(DeviceConformance, DestroyingAStreamLetsItsWorkFinish) {
   int ran = 0;
   {
     Stream stream = this->new_stream();
@@ -565,7 +558,7 @@ TYPED_TEST(DeviceConformance, DestroyingAStreamLetsItsWorkFinish) {
   EXPECT_EQ(ran, 1000);
 }
 
-TYPED_TEST(DeviceConformance, AnAbandonedStreamIsNotWaitedFor) {
+TYPED_TEST_P(DeviceConformance, AnAbandonedStreamIsNotWaitedFor) {
   auto finished = std::make_shared<std::atomic<bool>>(false);
   Event event = this->new_event();
   Stream stream = this->new_stream();
@@ -586,7 +579,7 @@ TYPED_TEST(DeviceConformance, AnAbandonedStreamIsNotWaitedFor) {
   EXPECT_TRUE(event.ref().synchronize().ok());
 }
 
-TYPED_TEST(DeviceConformance, ManyThreadsEnqueueOnOneStream) {
+TYPED_TEST_P(DeviceConformance, ManyThreadsEnqueueOnOneStream) {
   constexpr int kThreads = 8;
   constexpr int kTasks = 2000;
   Stream stream = this->new_stream();
@@ -613,7 +606,7 @@ TYPED_TEST(DeviceConformance, ManyThreadsEnqueueOnOneStream) {
   EXPECT_EQ(total, kThreads * kTasks);
 }
 
-TYPED_TEST(DeviceConformance, ManyThreadsShareOneEvent) {
+TYPED_TEST_P(DeviceConformance, ManyThreadsShareOneEvent) {
   constexpr int kThreads = 6;
   Event event = this->new_event(EventTiming::timed);
   std::vector<std::thread> threads;
@@ -635,7 +628,7 @@ TYPED_TEST(DeviceConformance, ManyThreadsShareOneEvent) {
   EXPECT_TRUE(event.ref().time().ok());
 }
 
-TYPED_TEST(DeviceConformance, AThrowingTaskHarmsNobody) {
+TYPED_TEST_P(DeviceConformance, AThrowingTaskHarmsNobody) {
   log_to([](LogLevel, std::string_view) {});
   Stream stream = this->new_stream();
   bool ran = false;
@@ -647,7 +640,7 @@ TYPED_TEST(DeviceConformance, AThrowingTaskHarmsNobody) {
   log_to(nullptr);
 }
 
-TYPED_TEST(DeviceConformance, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone) {
+TYPED_TEST_P(DeviceConformance, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone) {
   Stream stream = this->new_stream();
   Event event = this->new_event();
   auto held = std::make_shared<int>(1);
@@ -660,5 +653,17 @@ TYPED_TEST(DeviceConformance, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone) {
   EXPECT_EQ(held.use_count(), 1);
 }
 
-}  // namespace
+REGISTER_TYPED_TEST_SUITE_P(
+    DeviceConformance, DescribesItself, EnqueuingReturnsBeforeTheWorkStarts,
+    WorkOfAStreamIsDoneInOrder, AShutStreamHoldsNoOtherUp, AWaitHoldsAStreamUntilTheEventIsReached,
+    AnEventIsReachedBeforeLaterWorkOfItsStream, AWaitKeepsThePointItSawWhenTheEventMovesOn,
+    AWaitIsNotReleasedByALaterRecordElsewhere, ANeverRecordedEventHoldsNobody,
+    EventsMayGoWhileTheyArePending, EventsOutliveTheirStream, StreamsTakeTurnsByEvents,
+    StreamsWaitForEventsOfOtherDevices, CopiesGathersAndFillsMoveTheRightBytes,
+    GatherKeepsItsOwnCopyOfThePieces, EmptyAndImpossibleWorkIsToldApart, ASignalSetsItsWordAndWakes,
+    TimedEventsTellWhenTheyWereReached, ATimedEventKeepsTheTimeOfItsLatestRecord,
+    MemoryIsAlignedAndOwned, MemoryIsCountedAgainstTheLimit, DestroyingAStreamLetsItsWorkFinish,
+    AnAbandonedStreamIsNotWaitedFor, ManyThreadsEnqueueOnOneStream, ManyThreadsShareOneEvent,
+    AThrowingTaskHarmsNobody, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone);
+
 }  // namespace millrace
