@@ -84,8 +84,10 @@ struct OnnxSetup {
   /// Element type, and shape of one batch, of each output; a dimension of -1 leaves that output to
   /// the library.
   std::vector<Tensor> outputs;  // `data` is ignored: the loop allocates
-  /// The tutorial's way instead: one thread, the library's default threads, tensors made for each
-  /// request, outputs left to the library and copied out.
+  /// The tutorial's way instead: one thread, default options, tensors made for each request,
+  /// outputs left to the library and copied out. `intra_threads` holds here too, and is best set to
+  /// the cores that this process may use: left to itself the library takes all of the machine and
+  /// pins its threads to them.
   bool naive = false;
 };
 

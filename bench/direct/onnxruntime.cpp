@@ -165,8 +165,8 @@ class Onnx final : public OnnxLoop {
   void open_session() {
     OrtSessionOptions* options = nullptr;
     check(api_->CreateSessionOptions(&options));
+    check(api_->SetIntraOpNumThreads(options, setup_.intra_threads));
     if (!setup_.naive) {
-      check(api_->SetIntraOpNumThreads(options, setup_.intra_threads));
       check(api_->SetInterOpNumThreads(options, 1));
       check(api_->SetSessionGraphOptimizationLevel(options, ORT_ENABLE_ALL));
       check(api_->AddSessionConfigEntry(options, "session.intra_op.allow_spinning",

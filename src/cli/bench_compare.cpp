@@ -198,16 +198,18 @@ class OnnxPeers {
   Result<void> add_naive(std::vector<Peer>& peers) {
     direct::OnnxSetup setup;
     setup.naive = true;
+    setup.intra_threads = direct::usable_cores();
     Result<void> tensors = add_tensors(setup, setup_.load.request_items);
     if (!tensors.ok()) return tensors;
     Result<std::unique_ptr<direct::OnnxLoop>> loop = open(setup);
     if (!loop.ok()) return std::move(loop).error();
     Result<void> checked = check(**loop, setup);
     if (!checked.ok()) return checked;
-    peers.push_back({"naive",
-                     "one session with default options, one request at a time",
-                     {{"threads", 1}, {"intra_threads", "default"}, {"batch", setup.items}},
-                     std::move(*loop)});
+    peers.push_back(
+        {"naive",
+         "one session with default options, one request at a time",
+         {{"threads", 1}, {"intra_threads", setup.intra_threads}, {"batch", setup.items}},
+         std::move(*loop)});
     return {};
   }
 

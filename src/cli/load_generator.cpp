@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cli/bench_windows.h"
+#include "direct/machine.h"
 
 namespace millrace::cli {
 namespace {
@@ -276,7 +277,7 @@ void LoadGenerator::State::block() {
 // Sleeps, and on machines with cores to spare spins through the last 50 us. Returns the time.
 TimePoint LoadGenerator::State::wait_for(TimePoint due) {
   static const Duration spin =
-      std::thread::hardware_concurrency() > 4 ? std::chrono::microseconds(50) : Duration::zero();
+      direct::usable_cores() > 4 ? std::chrono::microseconds(50) : Duration::zero();
   constexpr Duration kMostSleep = std::chrono::milliseconds(20);  // so that `stop` is heard
   for (;;) {
     const TimePoint now = Clock::now();

@@ -303,18 +303,21 @@ std::shared_ptr<ModelState> EngineState::find(const std::string& name) {
   return at == models.end() || at->second.loading ? nullptr : at->second.model;
 }
 
-/// True when nothing hangs.
+/// True when nothing hangs. No plan goes before every driver has let go of all: drivers look at
+/// each other's plans of a model.
 bool EngineState::retire(std::vector<std::unique_ptr<PlanState>>& plans) {
+  std::vector<std::unique_ptr<PlanState>> idle;
   bool clean = true;
   for (auto& plan : plans) {
     DeviceState& device = plan->device();
     if (device.retire(plan)) {
-      destroy_on_loader(std::move(plan));
+      idle.push_back(std::move(plan));
     } else {
       clean = false;
     }
   }
   plans.clear();
+  for (auto& plan : idle) destroy_on_loader(std::move(plan));
   return clean;
 }
 

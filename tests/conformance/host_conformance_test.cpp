@@ -9,6 +9,7 @@ namespace {
 struct HostFactory {
   static constexpr const char* kName = "host";
   static constexpr bool kTakesALimit = true;
+  static constexpr int kPending = 1000;
   static constexpr auto kClockError = std::chrono::nanoseconds(0);
 
   static int present() { return 2; }

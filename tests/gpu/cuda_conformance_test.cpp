@@ -10,6 +10,9 @@ namespace {
 struct CudaFactory {
   static constexpr const char* kName = "cuda";
   static constexpr bool kTakesALimit = false;
+  // The driver holds up whoever enqueues more than about a thousand pieces of work on a shut
+  // stream.
+  static constexpr int kPending = 50;
   // Between the device's clock and the host's.
   static constexpr auto kClockError = std::chrono::microseconds(50);
 

@@ -22,7 +22,7 @@ SAMPLE = {"seconds": NUMBER, "items_per_s": NUMBER, "requests_per_s": NUMBER, "p
           "cpu_s": NUMBER, "errors": int, "counted": bool}
 COMPARISON = {
     "name": str, "what": str, "items_per_s": NUMBER, "ratio": NUMBER, "ratio_spread": SPREAD, "p50_us": NUMBER,
-    "p50_excess_us": SPREAD, "batch": int, "threads?": int, "intra_threads?": (int, str), "spinning?": bool, "lanes?": int,
+    "p50_excess_us": SPREAD, "batch": int, "threads?": int, "intra_threads?": int, "spinning?": bool, "lanes?": int,
     "slots?": int, "concurrency?": int,
     "samples": [{"engine_items_per_s": NUMBER, "peer_items_per_s": NUMBER, "engine_p50_us": NUMBER, "peer_p50_us": NUMBER}],
 }
