@@ -177,8 +177,10 @@ Result<int> run(const Options& options) {
   Progress progress("running", 0, "images");
   Runner runner(open->model, *data);
   constexpr double kSingleShare = 0.25;
-  Result<Stretch> full =
-      runner.run(options.in_flight, options.seconds * (1 - kSingleShare), 1, progress);
+  const std::size_t room = open->file.config.limits.max_requests;
+  const int in_flight =
+      static_cast<int>(std::min<std::size_t>(room, static_cast<std::size_t>(options.in_flight)));
+  Result<Stretch> full = runner.run(in_flight, options.seconds * (1 - kSingleShare), 1, progress);
   if (!full.ok()) return std::move(full).error();
   Result<Stretch> single = runner.run(1, options.seconds * kSingleShare, 0, progress);
   if (!single.ok()) return std::move(single).error();

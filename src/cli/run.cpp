@@ -279,26 +279,28 @@ class Writer {
 };
 
 // How many requests are kept in flight: enough that every slot of every lane has a batch and
-// another waits.
-std::size_t window_of(const ModelInfo& info, const Inputs& inputs) {
+// another waits, and no more than the model's queue takes.
+std::size_t window_of(const OpenModel& open, const Inputs& inputs) {
+  const ModelInfo& info = open.model.info();
   std::int64_t slots = 0;
-  for (const ModelInfo::Placement& placement : info.placements)
+  for (const ModelInfo::Placement& placement : info.placements) {
     slots += std::int64_t{placement.lanes} * placement.slots;
+  }
   const std::int64_t items = 2 * std::max<std::int64_t>(slots, 1) * info.max_items;
-  return static_cast<std::size_t>(
-      std::clamp<std::int64_t>(items / inputs.items_per_request, 2, 1024));
+  const auto wanted = std::clamp<std::int64_t>(items / inputs.items_per_request, 2, 1024);
+  return std::min(static_cast<std::size_t>(wanted), open.file.config.limits.max_requests);
 }
 
-Result<void> run_all(const Model& model, const Inputs& inputs, Writer& writer, Progress& progress,
-                     Histogram& latency) {
+Result<void> run_all(const OpenModel& open, const Inputs& inputs, Writer& writer,
+                     Progress& progress, Histogram& latency) {
   std::deque<Future> flying;
-  const std::size_t window = window_of(model.info(), inputs);
+  const std::size_t window = window_of(open, inputs);
   std::int64_t sent = 0;
   for (std::int64_t taken = 0; taken < inputs.requests(); ++taken) {
     for (; sent < inputs.requests() && flying.size() < window; ++sent) {
       Result<Request> request = inputs.request(sent);
       if (!request.ok()) return std::move(request).error();
-      flying.push_back(model.submit(std::move(*request)));
+      flying.push_back(open.model.submit(std::move(*request)));
     }
     Result<Response> response = flying.front().get();
     flying.pop_front();
@@ -353,7 +355,7 @@ Result<int> run(Options options) {
   {
     Progress progress("running", static_cast<std::uint64_t>(inputs->items),
                       inputs->pictures ? "images" : "items");
-    done = run_all(open->model, *inputs, writer, progress, latency);
+    done = run_all(*open, *inputs, writer, progress, latency);
   }
   if (!done.ok()) return std::move(done).error();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -256,6 +256,12 @@ def test_wrong_names_and_counts_are_refused(tmp_path):
     assert "none.txt" in fails(1, "run", DIGITS, "--input", tmp_path / "y.npy", "--labels", "none.txt", *HOST)
 
 
+def test_a_small_queue_is_not_overrun(tmp_path):
+    (tmp_path / "millrace.json").write_text(json.dumps({"model": IDENTITY + "shape=2", "limits": {"max_requests": 1}, "batching": {"max_items": 1}}))
+    np.save(tmp_path / "x.npy", np.ones((200, 2), np.float32))
+    assert as_json("run", tmp_path, "--input", tmp_path / "x.npy", *HOST)["requests"] == 200
+
+
 def test_a_failing_backend_ends_with_its_message(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 16), np.float32))
     message = fails(1, "run", "reference:fail?at=1", "--input", tmp_path / "x.npy", *HOST)

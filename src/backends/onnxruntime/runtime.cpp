@@ -1,6 +1,7 @@
 #include "backends/onnxruntime/runtime.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 
 #include "base/log.h"
@@ -95,6 +96,9 @@ Result<std::shared_ptr<Runtime>> Runtime::make(const ThreadRequest& request) {
   MILLRACE_TRY(check(api().SetGlobalIntraOpNumThreads(options.get(), threads.intra_op), context));
   MILLRACE_TRY(check(api().SetGlobalInterOpNumThreads(options.get(), threads.inter_op), context));
   MILLRACE_TRY(check(api().SetGlobalSpinControl(options.get(), threads.spinning ? 1 : 0), context));
+  // The library reports usage to its maker unless told not to, with a thread of its own outside our
+  // budget. A user who sets the variable decides.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   MILLRACE_TRY(check(
       api().CreateEnvWithCustomLoggerAndGlobalThreadPools(
           write_log, nullptr, library_level(), "millrace", options.get(), made(runtime->env_)),
