@@ -173,7 +173,10 @@ TEST_F(Batches, AFullQueueHoldsNothingBack) {
 }
 
 TEST_F(Batches, ANearDeadlineEndsTheDelay) {
-  load("reference:identity", batching(8, kAges));
+  // Batches that take their time, so that the wait must end well before the deadline.
+  load("reference:busy?batch_us=30000", batching(8, kAges));
+  const Numbers full(8);
+  expect_echo(model_.infer(full.request()), full);
   Request request = first_.request();
   request.deadline = Clock::now() + milliseconds(300);
   const Result<Response> response = get(model_.submit(std::move(request)));

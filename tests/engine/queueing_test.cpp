@@ -127,7 +127,7 @@ TEST_F(Queueing, OneThatIsCancelledOrExpiresKeepsTheOrderToo) {
   hold();
   Ticket cancelled = must(model_.submit(numbers_.request(), answers_.callback(0)));
   Request expiring = numbers_.request();
-  expiring.deadline = Clock::now() + milliseconds(5);
+  expiring.deadline = Clock::now() + milliseconds(100);
   must(model_.submit(std::move(expiring), answers_.callback(1)));
   must(model_.submit(numbers_.request(), answers_.callback(2)));
   ASSERT_TRUE(eventually([&] { return model_.statistics().expired == 1; }));
@@ -188,16 +188,17 @@ TEST_F(Queueing, TheEarliestDeadlineIsKeptThoughItCameLast) {
 TEST_F(Queueing, ADeadlineDoesNotStopWhatHasStarted) {
   load(single());
   Request request = numbers_.request(gate_.event());
-  request.deadline = Clock::now() + milliseconds(20);
+  const TimePoint deadline = Clock::now() + milliseconds(200);
+  request.deadline = deadline;
   Future future = model_.submit(std::move(request));
-  EXPECT_FALSE(future.wait_until(Clock::now() + milliseconds(40)));
+  EXPECT_FALSE(future.wait_until(deadline + milliseconds(20)));
   gate_.open();
   expect_echo(future, numbers_);
 }
 
 TEST_F(Queueing, ADefaultTimeoutHoldsForRequestsWithoutADeadline) {
   ModelConfig config = single();
-  config.limits.default_timeout = milliseconds(20);
+  config.limits.default_timeout = milliseconds(150);
   load(config);
   hold();
   Request patient = numbers_.request();
