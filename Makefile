@@ -11,13 +11,16 @@ CTEST := .deps/bin/ctest
 PYTHON := .deps/venv/bin/python
 # CUDA=OFF builds without the CUDA device and fetches no CUDA compiler.
 CUDA ?= ON
-CUDA_GROUP := $(if $(filter-out OFF off 0,$(CUDA)),cuda)
-CONFIGURE = $(CMAKE) -DMILLRACE_CUDA=$(CUDA)
+# TENSORRT=OFF builds without the TensorRT backend and fetches no headers of it.
+TENSORRT ?= $(CUDA)
+on = $(filter-out OFF off 0,$(1))
+CUDA_GROUP := $(if $(call on,$(CUDA)),cuda $(if $(call on,$(TENSORRT)),tensorrt))
+CONFIGURE = $(CMAKE) -DMILLRACE_CUDA=$(CUDA) -DMILLRACE_TENSORRT=$(TENSORRT)
 
 .PHONY: help
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
-	@echo "  Variables: JOBS=$(JOBS) CUDA=$(CUDA) FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "  Variables: JOBS=$(JOBS) CUDA=$(CUDA) TENSORRT=$(TENSORRT) FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
 .PHONY: demo
 demo: build  ## Runs the digits model over its held-out images
@@ -43,6 +46,12 @@ dev: deps-test
 test: dev  ## Builds and runs every test (preset dev)
 	$(CTEST) --preset dev --parallel $(JOBS)
 	$(PYTHON) -m pytest tests/python
+
+.PHONY: gpu-test
+gpu-test: deps-test  ## Builds and runs the suites that need a GPU; MILLRACE_TENSORRT names TensorRT's folder
+	@$(CONFIGURE) --preset dev > /dev/null
+	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_suite millrace
+	@tests/gpu/run.py --bin build/dev/bin
 
 .PHONY: sanitize
 sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan, then under TSan

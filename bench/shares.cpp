@@ -71,18 +71,18 @@ bench::Json weights(int cap, double seconds, int rounds) {
 // How long a request of a high class waits while work of a low one fills the device: its latency
 // less the time of its own batch.
 bench::Json priority(double seconds) {
-  constexpr int kLowBatch_us = 5000;
-  constexpr int kHighBatch_us = 1000;
+  constexpr int kLowBatchUs = 5000;
+  constexpr int kHighBatchUs = 1000;
   Engine engine = make_engine(1);
-  const Model low = load_busy(engine, "low", kLowBatch_us, 1, 0);
-  const Model high = load_busy(engine, "high", kHighBatch_us, 1, 1);
+  const Model low = load_busy(engine, "low", kLowBatchUs, 1, 0);
+  const Model high = load_busy(engine, "high", kHighBatchUs, 1, 1);
   const auto low_load = bench::load_on(low, saturating());
-  std::vector<float> item(16 * 4, 1.0F);
+  std::vector<float> item(std::size_t{4} * 16, 1.0F);
   low_load->start();
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   Histogram waits;
   std::mt19937 random(1);
-  std::uniform_int_distribution<int> pause_us(0, 2 * kLowBatch_us);
+  std::uniform_int_distribution<int> pause_us(0, 2 * kLowBatchUs);
   const TimePoint end =
       Clock::now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
   while (Clock::now() < end) {
@@ -92,13 +92,13 @@ bench::Json priority(double seconds) {
         {high.info().inputs[0].name, TensorView::of(item.data(), {4, 16}), {}});
     const Response response = bench::value_or_die(high.infer(std::move(request)));
     const auto wait = response.times.completed - response.times.submitted -
-                      std::chrono::microseconds(kHighBatch_us);
+                      std::chrono::microseconds(kHighBatchUs);
     waits.record(static_cast<std::uint64_t>(
         std::max<std::int64_t>(std::chrono::nanoseconds(wait).count(), 0)));
   }
   bench::ok_or_die(low_load->stop());
-  return {{"low_batch_us", kLowBatch_us},
-          {"high_batch_us", kHighBatch_us},
+  return {{"low_batch_us", kLowBatchUs},
+          {"high_batch_us", kHighBatchUs},
           {"requests", waits.count()},
           {"wait_us", cli::latency_json(waits)}};
 }

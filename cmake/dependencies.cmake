@@ -30,7 +30,7 @@ function(millrace_find_headers name header)
     list(APPEND how VALIDATOR millrace_new_enough)
   endif()
   find_path(${variable} "${header}" ${how})
-  find_path(${variable} "${header}" PATHS "${MILLRACE_FALLBACK}/include" ${how} NO_DEFAULT_PATH)
+  find_path(${variable} "${header}" PATHS "${MILLRACE_FALLBACK}/include" "${MILLRACE_DEPS_DIR}/tensorrt/include" ${how} NO_DEFAULT_PATH)
   if(NOT ${variable})
     millrace_missing("${header} ${MILLRACE_MINIMUM}")
   endif()
@@ -62,7 +62,12 @@ millrace_find_headers(millrace_cli11 CLI/CLI.hpp
 millrace_find_headers(millrace_stb stb_image.h SUFFIXES stb)
 millrace_find_headers(millrace_onnxruntime onnxruntime_c_api.h SUFFIXES onnxruntime onnxruntime/core/session
   MINIMUM 21 VERSION_FILE onnxruntime_c_api.h PATTERN "define ORT_API_VERSION ([0-9]+)")
+millrace_find_headers(millrace_xxhash xxhash.h)
 millrace_find_archive(millrace_zlib zlib.h libz.a)
+if(MILLRACE_TENSORRT)
+  millrace_find_headers(millrace_tensorrt NvOnnxParser.h MINIMUM 10 VERSION_FILE NvInferVersion.h
+    PATTERN "_MAJOR[_A-Z]* +([0-9]+)")
+endif()
 if(MILLRACE_TESTS)
   find_path(MILLRACE_SYSTEM_GMOCK gmock/gmock.h)  # a system may have GoogleTest without GoogleMock
   if(MILLRACE_SYSTEM_GMOCK)

@@ -25,6 +25,9 @@ if(MILLRACE_CUDA)
 else()
   list(FILTER core_sources EXCLUDE REGEX "/src/device/cuda/")
 endif()
+if(NOT MILLRACE_TENSORRT)
+  list(FILTER core_sources EXCLUDE REGEX "/src/backends/tensorrt/")
+endif()
 
 file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/generated/empty.cpp" CONTENT "")
 
@@ -33,11 +36,15 @@ add_library(millrace_private INTERFACE)
 target_include_directories(millrace_private INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/src")
 target_compile_definitions(millrace_private INTERFACE
   MILLRACE_VERSION="${PROJECT_VERSION}" MILLRACE_WITH_CUDA=$<BOOL:${MILLRACE_CUDA}>
+  MILLRACE_WITH_TENSORRT=$<BOOL:${MILLRACE_TENSORRT}>
   $<$<BOOL:${MILLRACE_BAKE_DEPS_DIR}>:MILLRACE_DEPS_DIR="${MILLRACE_DEPS_DIR}">)
 target_link_libraries(millrace_private INTERFACE
-  millrace_json millrace_stb millrace_onnxruntime millrace_zlib)
+  millrace_json millrace_stb millrace_onnxruntime millrace_xxhash millrace_zlib)
 if(MILLRACE_CUDA)
   target_link_libraries(millrace_private INTERFACE CUDA::cudart_static)
+endif()
+if(MILLRACE_TENSORRT)
+  target_link_libraries(millrace_private INTERFACE millrace_tensorrt)
 endif()
 
 add_library(millrace_core STATIC ${core_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
@@ -51,11 +58,20 @@ target_link_libraries(millrace_core
 
 # The hand-written loops that we compare with: the vendors' headers and nothing of ours.
 file(GLOB direct_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/direct/*.cpp")
-list(FILTER direct_sources EXCLUDE REGEX "_test\\.cpp$")
+list(FILTER direct_sources EXCLUDE REGEX "_(test|main)\\.cpp$")
+if(NOT MILLRACE_TENSORRT)
+  list(FILTER direct_sources EXCLUDE REGEX "/tensorrt\\.cpp$")
+endif()
 add_library(millrace_direct STATIC ${direct_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
 target_include_directories(millrace_direct PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}/bench")
 target_link_libraries(millrace_direct
   PUBLIC Threads::Threads ${CMAKE_DL_LIBS} PRIVATE millrace_flags millrace_onnxruntime)
+if(MILLRACE_TENSORRT)
+  target_link_libraries(millrace_direct PRIVATE millrace_tensorrt CUDA::cudart_static)
+  add_executable(direct_tensorrt EXCLUDE_FROM_ALL bench/direct/tensorrt_main.cpp)
+  target_link_libraries(direct_tensorrt PRIVATE millrace_direct millrace_flags)
+  millrace_sanitizer_options(direct_tensorrt VENDOR)
+endif()
 
 # The command line, apart from `main`, is a library so that its tests can call it.
 millrace_sources(cli_sources src/cli)

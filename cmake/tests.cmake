@@ -3,7 +3,8 @@
 include(GoogleTest)
 
 # Suites that run none but our own code: no frame is suppressed under a sanitizer.
-set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose backends backends-reference conformance faults)
+set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose backends backends-reference
+    backends-tensorrt plugins conformance faults)
 
 # Suites that every change must pass under the sanitizers as well; .ci/run names the same labels.
 set(MILLRACE_CORE_LABELS engine device conformance faults backends-reference)
@@ -48,6 +49,9 @@ foreach(room IN LISTS MILLRACE_ROOMS ITEMS cli)
   if(NOT MILLRACE_CUDA)
     list(FILTER sources EXCLUDE REGEX "/src/device/cuda/")
   endif()
+  if(NOT MILLRACE_TENSORRT)
+    list(FILTER sources EXCLUDE REGEX "/src/backends/tensorrt/")
+  endif()
   if(room STREQUAL "backends")
     file(GLOB folders LIST_DIRECTORIES true "${CMAKE_CURRENT_SOURCE_DIR}/src/backends/*")
     foreach(folder IN LISTS folders)
@@ -63,6 +67,13 @@ foreach(room IN LISTS MILLRACE_ROOMS ITEMS cli)
   millrace_test_if_any(${room}_test ${room} ${sources})
 endforeach()
 
+if(MILLRACE_TENSORRT)
+  set(TENSORRT_INCLUDE_DIR "${MILLRACE_NvOnnxParser_h_DIR}" CACHE PATH "" FORCE)
+  add_subdirectory(examples/plugins)
+  millrace_plugin_library(misbehaving_plugins tests/gpu/plugins/misbehaving.cu)
+  target_include_directories(misbehaving_plugins PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+endif()
+
 # Whole-program suites: tests/NAME/*.cpp -> NAME_suite. Some folders are something else.
 file(GLOB folders LIST_DIRECTORIES true "${CMAKE_CURRENT_SOURCE_DIR}/tests/*")
 foreach(folder IN LISTS folders)
@@ -70,7 +81,7 @@ foreach(folder IN LISTS folders)
   if(IS_DIRECTORY "${folder}" AND NOT name MATCHES "^(python|package|fuzz|data|suppressions|support)$")
     file(GLOB sources CONFIGURE_DEPENDS "${folder}/*.cpp")
     if(name STREQUAL "gpu")
-      if(NOT MILLRACE_CUDA)
+      if(NOT MILLRACE_TENSORRT)
         continue()
       endif()
       file(GLOB kernels CONFIGURE_DEPENDS "${folder}/*.cu")
@@ -82,6 +93,11 @@ foreach(folder IN LISTS folders)
     endif()
   endif()
 endforeach()
+
+if(TARGET gpu_suite)
+  target_link_libraries(gpu_suite PRIVATE millrace_plugin_kernels millrace_plugin_references)
+  add_dependencies(gpu_suite millrace_plugins misbehaving_plugins)
+endif()
 
 # Fuzz targets: NAME_fuzz.cpp with its corpus in tests/fuzz/corpus/NAME/.
 file(GLOB_RECURSE sources CONFIGURE_DEPENDS
@@ -110,6 +126,7 @@ add_custom_target(fuzzers DEPENDS ${MILLRACE_FUZZ_TARGETS})
 # Examples see the public headers and nothing else.
 file(GLOB sources CONFIGURE_DEPENDS
   "${CMAKE_CURRENT_SOURCE_DIR}/examples/*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/examples/*/*.cpp")
+list(FILTER sources EXCLUDE REGEX "/examples/plugins/")
 foreach(source IN LISTS sources)
   cmake_path(GET source STEM name)
   add_executable(example_${name} "${source}")

@@ -123,7 +123,7 @@ class Pipeline final : public Loop {
       for (std::byte& byte : request.input)
         byte = static_cast<std::byte>((value = value * 1664525U + 1013904223U) >> 24);
     }
-    batches_.resize(static_cast<std::size_t>(setup.lanes * setup.slots));
+    batches_.resize(static_cast<std::size_t>(setup.lanes) * static_cast<std::size_t>(setup.slots));
     for (Batch& batch : batches_) free_.push_back(&batch);
     for (int i = 0; i < setup.lanes; ++i) streams_.emplace_back(std::make_unique<BatchQueue>());
     threads_.emplace_back([this] { drive(); });

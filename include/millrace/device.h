@@ -85,6 +85,7 @@ enum class MemoryKind : std::uint8_t {
 class Device;
 class StreamImpl;
 class EventImpl;
+class MemorySource;
 
 /// Wakes a thread that waits for work. One waiter, any number of wakers. A wake that comes before
 /// the wait is kept, so none is lost; several may collapse into one.
@@ -278,6 +279,14 @@ class Device {
   /// Makes sure that `waker` is woken soon after `event` is reached, for devices whose streams
   /// cannot wake a thread themselves; does nothing for those that can. Returns at once.
   virtual Result<void> wake_after(EventRef event, Waker& waker) = 0;
+  /// Whether the device computes on memory of its own, so that host data is copied in from pinned
+  /// memory and results are copied out to it. GPUs, and host devices that imitate one.
+  [[nodiscard]] virtual bool separate_memory() const noexcept = 0;
+  /// Whether all of [data, data + bytes) is pinned host memory that this device reaches, whoever
+  /// allocated it.
+  [[nodiscard]] virtual bool pinned(const void* data, std::size_t bytes) const noexcept = 0;
+  /// What its memory comes from; for pools whose blocks may outlive the device.
+  [[nodiscard]] virtual std::shared_ptr<MemorySource> memory_source() = 0;
 
  protected:
   friend class Buffer;
@@ -294,6 +303,8 @@ struct HostDeviceOptions {
   /// Imitates a slower device: sleeping or computing reference models take this many times longer.
   /// Above 0.
   double slowness = 1.0;
+  /// Imitates a GPU's memory: see `Device::separate_memory`.
+  bool separate_memory = false;
 };
 
 struct DeviceSetOptions {

@@ -31,6 +31,8 @@ enum class WaitMode : std::uint8_t {
 };
 
 struct EngineOptions {
+  /// Without names: all GPUs that a backend of this machine can use, and host:0 for models that
+  /// need the host.
   DeviceSetOptions devices{};
   WaitMode wait = WaitMode::automatic;
   /// Threads that run callers' callbacks.
@@ -95,6 +97,13 @@ class Engine {
   [[nodiscard]] std::vector<std::string> model_names() const;
   /// Waits until no request is queued or running. Errors: deadline_exceeded.
   Result<void> drain(Duration timeout);
+
+  /// New memory of that type and static shape, uninitialized, from a pool: on `device`, or (host
+  /// memory) such that the engine's devices read and write it without a staging copy. For inputs,
+  /// and for targets of outputs. Not for BYTES. Errors: not_found for a device that is not the
+  /// engine's, invalid_argument, out_of_memory.
+  [[nodiscard]] Result<Tensor> new_tensor(DataType type, const Shape& shape,
+                                          DeviceId device = DeviceId::host_memory()) const;
 
   [[nodiscard]] std::span<const DeviceRef> devices() const noexcept;
   [[nodiscard]] std::vector<DeviceReport> device_reports() const;

@@ -65,21 +65,25 @@ class [[nodiscard]] Result {
   [[nodiscard]] bool ok() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return ok(); }
 
-  [[nodiscard]] T& value() & { return assert(ok()), *std::get_if<0>(&state_); }
-  [[nodiscard]] const T& value() const& { return assert(ok()), *std::get_if<0>(&state_); }
-  [[nodiscard]] T&& value() && { return assert(ok()), std::move(*std::get_if<0>(&state_)); }
+  [[nodiscard]] T& value() & { return there(std::get_if<0>(&state_)); }
+  [[nodiscard]] const T& value() const& { return there(std::get_if<0>(&state_)); }
+  [[nodiscard]] T&& value() && { return std::move(there(std::get_if<0>(&state_))); }
   [[nodiscard]] T& operator*() & { return value(); }
   [[nodiscard]] const T& operator*() const& { return value(); }
   [[nodiscard]] T&& operator*() && { return std::move(*this).value(); }
   [[nodiscard]] T* operator->() { return &value(); }
   [[nodiscard]] const T* operator->() const { return &value(); }
 
-  [[nodiscard]] Error& error() & { return assert(failed()), *std::get_if<1>(&state_); }
-  [[nodiscard]] const Error& error() const& { return assert(failed()), *std::get_if<1>(&state_); }
-  [[nodiscard]] Error&& error() && { return assert(failed()), std::move(*std::get_if<1>(&state_)); }
+  [[nodiscard]] Error& error() & { return there(std::get_if<1>(&state_)); }
+  [[nodiscard]] const Error& error() const& { return there(std::get_if<1>(&state_)); }
+  [[nodiscard]] Error&& error() && { return std::move(there(std::get_if<1>(&state_))); }
 
  private:
-  [[nodiscard]] bool failed() const noexcept { return state_.index() == 1; }
+  template <class Side>
+  static Side& there(Side* side) noexcept {
+    assert(side);
+    return *side;
+  }
 
   std::variant<T, Error> state_;
 };

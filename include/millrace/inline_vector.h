@@ -122,6 +122,7 @@ class InlineVector {
     }
   }
 
+  // NOLINTNEXTLINE(bugprone-sizeof-expression): of the element itself, which may be a pointer
   alignas(T) std::byte storage_[N * sizeof(T)];
   T* data_ = in_place();
   std::size_t size_ = 0;

@@ -59,7 +59,8 @@ struct ModelConfig {
   std::shared_ptr<const std::string> content{};
   /// "auto", or a name from `backend_infos()`.
   std::string backend = "auto";
-  /// Devices of the engine to run on; empty: all of them.
+  /// Devices of the engine to run on; empty: all its GPUs where a backend can run the model there,
+  /// else all its host devices.
   std::vector<DeviceId> devices{};
   /// Per device; 0: the backend's default for that device.
   int lanes = 0;

@@ -36,14 +36,16 @@ struct PlanInfo {
   std::int64_t max_items = 1;
   int default_lanes = 1;
   bool lanes_share_weights = true;
+  /// Of every tensor's first byte; 0: that of its elements.
+  std::size_t alignment = 0;
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
 /// Device memory in bytes.
 struct Footprint {
-  std::size_t weights_bytes = 0;  // once per plan; reserved by `load` itself
-  std::size_t lane_bytes = 0;     // for each lane
-  std::size_t prepared_bytes = 0; // for each prepared shape of each lane
+  std::size_t weights_bytes = 0;   // once per plan; reserved by `load` itself
+  std::size_t lane_bytes = 0;      // for each lane
+  std::size_t prepared_bytes = 0;  // for each prepared shape of each lane
 };
 
 struct LaneTraits {
@@ -57,6 +59,8 @@ struct LaneTraits {
   bool fixed_addresses = false;
   /// Unprepared batches are refused (otherwise they run eagerly).
   bool only_prepared = false;
+  /// `prepare` may be called at any time, for any addresses, while other runs are enqueued.
+  bool prepares_any_address = false;
 };
 
 struct LaneOptions {
@@ -67,16 +71,18 @@ struct LaneOptions {
 
 /// Where an output goes. Exactly one of the two is given: `view` with data, or `allocate`.
 struct OutputSlot {
-  /// In: type, and the shape where it is known (for the items being run); data, or null. Out: data, offsets and the real shape.
+  /// In: type, and the shape where it is known (for the items being run); data, or null. Out: data,
+  /// offsets and the real shape.
   TensorView view;
-  /// Called at most once per run, by any thread, when the size is known: memory for a tensor of that type and
-  /// static shape on the plan's device. For BYTES `bytes_size` is the block's size; the memory returned has room
-  /// for the offsets array first (element count + 1), then the block. Valid until the batch is over.
+  /// Called at most once per run, by any thread, when the size is known: memory for a tensor of
+  /// that type and static shape on the plan's device. For BYTES `bytes_size` is the block's size;
+  /// the memory returned has room for the offsets array first (element count + 1), then the block.
+  /// Valid until the batch is over.
   std::function<Result<void*>(DataType type, const Shape& shape, std::size_t bytes_size)> allocate;
 };
 
-/// How an asynchronous run reports a failure that came after `enqueue` returned. Written before `done`
-/// is reached, read after.
+/// How an asynchronous run reports a failure that came after `enqueue` returned. Written before
+/// `done` is reached, read after.
 class BatchStatus {
  public:
   /// The first failure counts. Thread-safe.
@@ -102,7 +108,8 @@ class BatchStatus {
 
 /// The tensors of one run. It and all it points to stay valid until `done` is reached.
 struct BatchIo {
-  /// In the order of PlanInfo::inputs; contiguous; the lane's stream must wait for each one's ready event (if any).
+  /// In the order of PlanInfo::inputs; contiguous; the lane's stream must wait for each one's ready
+  /// event (if any).
   std::span<const TensorView> inputs;
   std::span<OutputSlot> outputs;
   /// Recorded by the lane on its stream; either may be null.
@@ -117,27 +124,32 @@ using ShapeKey = int;
 inline constexpr ShapeKey kEager = -1;
 
 /// One stream's worth of a plan. Used by one thread at a time: the loader until published, then the
-/// driver (or the lane's own thread where `enqueue_blocks`). `terminate` may be called by another thread.
+/// driver (or the lane's own thread where `enqueue_blocks`). `terminate` may be called by another
+/// thread.
 class Lane {
  public:
   /// Waits for nothing: the engine destroys a lane only once its stream is idle, or abandons it.
   virtual ~Lane() = default;
   virtual StreamRef stream() const = 0;
   virtual LaneTraits traits() const = 0;
-  /// Slow: first run, tuning, capture, for exactly these shapes and addresses. Only the loader calls it.
+  /// Slow: first run, tuning, capture, for exactly these shapes and addresses. Only the loader
+  /// calls it. Does not touch the memory that `io` names where the traits say
+  /// `prepares_any_address`; elsewhere it may run once on it.
   virtual Result<ShapeKey> prepare(const BatchIo& io) = 0;
-  /// Enqueues one run on `stream()`. An error returned means that nothing was enqueued (and neither event recorded).
+  /// Enqueues one run on `stream()`. An error returned means that nothing was enqueued (and neither
+  /// event recorded).
   virtual Result<void> enqueue(ShapeKey key, const BatchIo& io) = 0;
   /// Ends a running batch soon, with an error in its status. Errors: unsupported.
   virtual Result<void> terminate() {
     return Error{ErrorCode::unsupported, "this lane cannot end a running batch"};
   }
-  /// Called instead of destruction when the stream never became idle: leave everything that the device may touch alive.
+  /// Called instead of destruction when the stream never became idle: leave everything that the
+  /// device may touch alive.
   virtual void abandon() noexcept = 0;
 };
 
-/// One model loaded on one device. Thread-safe where const; `new_lane` on the loader only. Lanes must
-/// not outlive it.
+/// One model loaded on one device. Thread-safe where const; `new_lane` on the loader only. Lanes
+/// must not outlive it.
 class Plan {
  public:
   virtual ~Plan() = default;
@@ -168,8 +180,8 @@ struct BackendChoice {
   const Backend* backend = nullptr;
   std::string reason;
 };
-/// `requested`: "auto" or a name. Errors: not_found for an unknown name (lists the known), unsupported with
-/// every backend's reason.
+/// `requested`: "auto" or a name. Errors: not_found for an unknown name (lists the known),
+/// unsupported with every backend's reason.
 [[nodiscard]] Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec&,
                                                    DeviceRef);
 

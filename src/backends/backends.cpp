@@ -4,6 +4,7 @@
 #include "backends/backend.h"
 #include "backends/onnxruntime/onnxruntime.h"
 #include "backends/reference/reference.h"
+#include "backends/tensorrt/tensorrt.h"
 #include "base/text.h"
 
 namespace millrace {
@@ -15,9 +16,7 @@ std::string known_names() {
   return join(names, ", ");
 }
 
-std::string model_text(const ModelSpec& spec) {
-  return concat("model ", quoted(std::string_view(spec.name)));
-}
+std::string model_text(const ModelSpec& spec) { return concat("model ", quote(spec.name)); }
 
 Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& spec,
                                    DeviceRef device) {
@@ -29,13 +28,14 @@ Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& 
                                                 "\" cannot run it: ", support.reason)};
   }
   return Error{ErrorCode::not_found,
-               concat("there is no backend ", quoted(requested), "; there are ", known_names())};
+               concat("there is no backend ", quote(requested), "; there are ", known_names())};
 }
 
 }  // namespace
 
 std::span<const Backend> backends() noexcept {
-  static const std::array list = {onnxruntime::backend(), reference::backend()};
+  static const std::array list = {tensorrt::backend(), onnxruntime::backend(),
+                                  reference::backend()};
   return list;
 }
 
@@ -48,15 +48,6 @@ std::vector<BackendInfo> backend_infos() {
 Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec& spec,
                                      DeviceRef device) {
   if (requested != "auto" && !requested.empty()) return choose_named(requested, spec, device);
-  const bool is_plan = spec.path.ends_with(".plan") || spec.path.ends_with(".engine");
-  if (is_plan) {
-    return Error{
-        ErrorCode::unsupported,
-        concat(
-            model_text(spec), ": ", quoted(std::string_view(spec.path)),
-            " is a TensorRT engine by its name, and the TensorRT backend is not in this build yet; "
-            "load the ONNX file that it was built from")};
-  }
   std::string reasons;
   bool any_supports = false;
   for (const Backend& backend : backends()) {
@@ -69,10 +60,9 @@ Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec
     }
     reasons += concat("\n  ", backend.name, ": ", support.reason);
   }
-  return Error{
-      any_supports ? ErrorCode::unavailable : ErrorCode::unsupported,
-      concat(model_text(spec), ": no backend can run ", quoted(std::string_view(spec.path)), " on ",
-             to_string(device->id()), ":", reasons)};
+  return Error{any_supports ? ErrorCode::unavailable : ErrorCode::unsupported,
+               concat(model_text(spec), ": no backend can run ", quote(spec.path), " on ",
+                      to_string(device->id()), ":", reasons)};
 }
 
 }  // namespace millrace

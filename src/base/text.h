@@ -61,7 +61,6 @@ template <class Range>
 /// `text` in double quotes, fit for a message: control characters and bytes outside ASCII are
 /// escaped, and long texts are cut in the middle.
 [[nodiscard]] std::string quote(std::string_view text);
-[[nodiscard]] inline std::string quoted(std::string_view text) { return quote(text); }
 
 /// Without blanks at both ends.
 [[nodiscard]] std::string_view trimmed(std::string_view text) noexcept;

@@ -29,6 +29,8 @@ struct Options {
   std::vector<std::string> compare;
   int pairs = 9;
   bool batching = true;
+  Place place = Place::automatic;
+  bool resident = false;
   double delay_us = 0;
   bool windows = false;
   std::string json;
@@ -96,6 +98,7 @@ std::string scenario_of(const Options& options) {
 
 LoadOptions load_of(const Options& options, const ModelInfo& info) {
   LoadOptions load;
+  load.place = options.resident ? Place::device : options.place;
   load.seed = options.seed;
   load.request_items = std::max<std::int64_t>(options.request_items, 1);
   if (options.offline) {
@@ -169,6 +172,7 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
   cell.model = options.model.model;
   cell.scenario = scenario_of(options);
   cell.load = load_of(options, cell.info);
+  cell.load.engine = &open->engine;
   cell.batching = options.batching;
   cell.delay = open->file.config.batching.max_delay;
   Result<std::unique_ptr<LoadGenerator>> load =
@@ -196,6 +200,7 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
     Result<void> compared = compare_cell(options, *open, *inputs, **load, cell);
     if (!compared.ok()) return std::move(compared).error();
   }
+  cell.load.engine = nullptr;
   return cell;
 }
 
@@ -281,6 +286,13 @@ void add_load_options(CLI::App& verb, Options& options) {
           "Real data: [NAME=]FILE (.npz, .npy, pictures, a folder of pictures); default: random")
       ->type_name("FILE")
       ->take_all();
+  verb.add_option("--host-memory", options.place,
+                  "What inputs lie in: pinned or pageable (default: pinned for GPUs)")
+      ->type_name("KIND")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Place>{{"pinned", Place::pinned}, {"pageable", Place::pageable}}));
+  verb.add_flag("--resident", options.resident,
+                "Inputs lie in the memory of the device that runs the model; outputs stay there");
   verb.add_option("--seed", options.seed, "Of random inputs and arrival times (default: 1)")
       ->type_name("N");
 }

@@ -213,6 +213,15 @@ MachineFigures measure_machine(Duration time) {
   return figures;
 }
 
+namespace {
+
+const char* place_text(Place place) {
+  constexpr const char* kNames[] = {"automatic", "pageable", "pinned", "device"};
+  return kNames[static_cast<std::size_t>(place)];
+}
+
+}  // namespace
+
 Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
   const Measurement& measurement = cell.measurement;
   Json devices = Json::array();
@@ -230,6 +239,7 @@ Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
       {"rate", cell.load.arrival == Arrival::poisson ? Json(cell.load.rate) : Json()},
       {"request_items", cell.load.request_items},
       {"batching", cell.batching},
+      {"memory", place_text(cell.load.place)},
       {"delay_us", std::chrono::duration<double, std::micro>(cell.delay).count()},
       {"items_per_s", rounded(measurement.items_per_s(), 1)},
       {"requests_per_s", rounded(measurement.requests_per_s(), 1)},

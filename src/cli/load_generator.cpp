@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -104,10 +105,14 @@ class LoadGenerator::State {
   struct Context {
     State* state = nullptr;
     const Load* load = nullptr;
+    std::vector<RequestedOutput> outputs;  // empty: all, to the host
     TimePoint sent;
     std::uint32_t sends = 0;
   };
 
+  Result<void> place(std::vector<NamedTensor>& inputs, std::size_t number);
+  Result<void> place_outputs(Context& context);
+  Result<void> fetch(Response& response);
   Result<std::size_t> make_references(const BenchInputs& inputs, std::size_t most);
   Request request_of(Context& context);
   bool due_for_check(Context& context) const noexcept {
@@ -166,6 +171,91 @@ Result<std::size_t> LoadGenerator::State::make_references(const BenchInputs& inp
   return references_.size();
 }
 
+namespace {
+
+Result<void> copy_and_wait(DeviceRef device, void* target, const void* source, std::size_t bytes) {
+  Result<Stream> stream = device->new_stream({});
+  if (!stream.ok()) return std::move(stream).error();
+  Result<void> copied = stream->ref().copy(target, source, bytes);
+  return copied.ok() ? stream->ref().synchronize() : copied;
+}
+
+DeviceRef device_of(const Engine& engine, DeviceId id) {
+  for (const DeviceRef device : engine.devices()) {
+    if (device->id() == id) return device;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+// Brings the inputs to where they are to lie: in turn to each device of the model.
+Result<void> LoadGenerator::State::place(std::vector<NamedTensor>& inputs, std::size_t number) {
+  const auto& placements = model_.info().placements;
+  if (!options_.engine || placements.empty()) return {};
+  const bool gpu = placements[0].device.kind == DeviceKind::cuda;
+  const Place place =
+      options_.place == Place::automatic ? (gpu ? Place::pinned : Place::pageable) : options_.place;
+  if (place == Place::pageable) return {};
+  const DeviceId target = place == Place::device ? placements[number % placements.size()].device
+                                                 : DeviceId::host_memory();
+  for (NamedTensor& input : inputs) {
+    if (input.view.type == DataType::bytes) continue;
+    const Result<std::size_t> bytes = input.view.bytes();
+    if (!bytes.ok()) return bytes.error();
+    Result<Tensor> placed = options_.engine->new_tensor(input.view.type, input.view.shape, target);
+    if (!placed.ok()) return std::move(placed).error();
+    if (place == Place::pinned) {
+      std::memcpy(placed->view().data, input.view.data, *bytes);
+    } else {
+      Result<void> copied = copy_and_wait(device_of(*options_.engine, target), placed->view().data,
+                                          input.view.data, *bytes);
+      if (!copied.ok()) return copied;
+    }
+    input.view = placed->view();
+    input.lease = placed->lease();
+  }
+  return {};
+}
+
+// Outputs of a request whose inputs lie on a device stay there: in memory of the request's own
+// where their size is known.
+Result<void> LoadGenerator::State::place_outputs(Context& context) {
+  if (!options_.engine || options_.place != Place::device) return {};
+  for (const TensorInfo& output : model_.info().outputs) {
+    RequestedOutput wanted{output.name, OutputPlacement::device, {}, {}};
+    Shape shape = output.shape;
+    if (output.batch_axis >= 0) {
+      shape[static_cast<std::size_t>(output.batch_axis)] = options_.request_items;
+    }
+    if (byte_count(output.type, shape).ok()) {
+      Result<Tensor> target =
+          options_.engine->new_tensor(output.type, shape, context.load->inputs[0].view.device);
+      if (!target.ok()) return std::move(target).error();
+      wanted = {output.name, OutputPlacement::target, target->view(), target->lease()};
+    }
+    context.outputs.push_back(std::move(wanted));
+  }
+  return {};
+}
+
+// Brings outputs that stayed on a device to the host, to be compared.
+Result<void> LoadGenerator::State::fetch(Response& response) {
+  for (NamedTensor& output : response.outputs) {
+    if (output.view.device.is_host_memory()) continue;
+    const Result<std::size_t> bytes = output.view.bytes();
+    if (!bytes.ok()) return bytes.error();
+    Result<Tensor> copy = options_.engine->new_tensor(output.view.type, output.view.shape);
+    if (!copy.ok()) return std::move(copy).error();
+    Result<void> copied = copy_and_wait(device_of(*options_.engine, output.view.device),
+                                        copy->view().data, output.view.data, *bytes);
+    if (!copied.ok()) return copied;
+    output.view = copy->view();
+    output.lease = copy->lease();
+  }
+  return {};
+}
+
 Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   const bool open = options_.arrival == Arrival::poisson;
   const auto contexts = static_cast<std::size_t>(open ? kOpenContexts : options_.concurrency);
@@ -183,12 +273,18 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   for (std::size_t i = 0; i < buffers; ++i) {
     Result<std::vector<NamedTensor>> content = inputs.make(i % *contents, options_.request_items);
     if (!content.ok()) return std::move(content).error();
+    Result<void> placed = place(*content, i);
+    if (!placed.ok()) return placed;
     loads_[i] = {std::move(*content), &references_[i % *contents]};
   }
   contexts_.resize(contexts);
   const auto stagger = static_cast<std::uint32_t>(options_.check_every);
   for (std::size_t i = 0; i < contexts; ++i) {
-    contexts_[i] = {this, &loads_[i % buffers], {}, static_cast<std::uint32_t>(i) % stagger};
+    contexts_[i] = {this, &loads_[i % buffers], {}, {}, static_cast<std::uint32_t>(i) % stagger};
+  }
+  for (Context& context : contexts_) {
+    Result<void> placed = place_outputs(context);
+    if (!placed.ok()) return placed;
   }
   parked_.reserve(contexts);
   ready_.reserve(contexts);
@@ -201,6 +297,7 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
 Request LoadGenerator::State::request_of(Context& context) {
   Request request;
   for (const NamedTensor& input : context.load->inputs) request.inputs.push_back(input);
+  for (const RequestedOutput& output : context.outputs) request.outputs.push_back(output);
   return request;
 }
 
@@ -239,6 +336,8 @@ void LoadGenerator::State::count(Context& context, Result<Response>& response, T
   if (!response.ok()) return fail(response.error());
   const bool check = due_for_check(context);
   if (check) {
+    Result<void> fetched = fetch(*response);
+    if (!fetched.ok()) return fail(fetched.error());
     const std::string difference = difference_of(
         {response->outputs.data(), response->outputs.size()}, *context.load->expected);
     if (!difference.empty()) return fail("a wrong answer: " + difference);

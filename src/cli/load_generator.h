@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include <millrace/engine.h>
 #include <millrace/model.h>
 
 #include "cli/bench_inputs.h"
@@ -18,7 +19,18 @@ enum class Arrival : std::uint8_t {
   poisson,    // open loop: at random times that do not depend on the answers
 };
 
+/// Where the inputs lie and the outputs stay.
+enum class Place : std::uint8_t {
+  automatic,  // pinned where the model runs on a GPU, else pageable
+  pageable,   // as the C library gives it
+  pinned,     // from the engine's pool
+  device,     // in the memory of a device that runs the model; the outputs stay there as well
+};
+
 struct LoadOptions {
+  Place place = Place::automatic;
+  /// That runs the model; outlives the load. Null: all is pageable.
+  const Engine* engine = nullptr;
   Arrival arrival = Arrival::callbacks;
   /// Closed loop: requests in flight.
   int concurrency = 1;

@@ -82,11 +82,14 @@ int run(int argc, char** argv) {
   add_run(app, context);
   add_bench(app, context);
   add_demo(app, context);
+  add_build(app, context);
+  add_cache(app, context);
   app.footer("\"millrace VERB --help\" tells more. Exit codes: 0 fine, 1 failed, 2 wrong usage.");
 
   try {
     app.parse(argc, argv);
-    if (!context.action) throw UsageError("expected a verb: devices, inspect, run, bench or demo");
+    if (!context.action)
+      throw UsageError("expected a verb: devices, inspect, run, bench, demo, build or cache");
     const Result<int> result = context.action();
     return flush_output(result.ok() ? *result : report(result.error().message, kFailed));
   } catch (const CLI::ParseError& error) {

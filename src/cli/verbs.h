@@ -36,5 +36,7 @@ void add_inspect(CLI::App& app, Context& context);
 void add_run(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);  // in bench.cpp
 void add_demo(CLI::App& app, Context& context);
+void add_build(CLI::App& app, Context& context);
+void add_cache(CLI::App& app, Context& context);
 
 }  // namespace millrace::cli

@@ -56,7 +56,7 @@ void allow([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes,
 class BlockPool::State : public std::enable_shared_from_this<State> {
  public:
   State(Device& device, MemoryKind kind, std::size_t max_idle_bytes)
-      : source_(memory_source(device)),
+      : source_(device.memory_source()),
         kind_(kind),
         host_addressable_(source_->host_addressable(kind)),
         max_idle_bytes_(max_idle_bytes) {}

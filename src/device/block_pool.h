@@ -33,9 +33,8 @@ struct BlockPoolStatistics {
 /// Idle blocks never exceed `max_idle_bytes`: beyond that, those of the size longest unused are
 /// freed.
 ///
-/// Thread-safe. Leases may be dropped after the pool is gone, and their memory is then freed at
-/// once. On a host device this holds even after the device is gone; any other device must outlive
-/// the leases.
+/// Thread-safe. Leases may be dropped after the pool is gone, even after the device is, and their
+/// memory is then freed at once.
 class BlockPool {
  public:
   static constexpr std::size_t kDefaultMaxIdleBytes = std::size_t{1} << 30;

@@ -3,7 +3,6 @@
 
 #include <millrace/device.h>
 
-#include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
 #include "device/cuda/cuda_device.h"
@@ -18,11 +17,12 @@ Result<std::vector<DeviceId>> devices_to_open(const std::vector<std::string>& na
   const CudaStatus status = ask_driver ? cuda_status() : CudaStatus();
   const auto gpus = status.visible_gpus > 0 ? visible_gpus() : std::vector<GpuIdentity>();
   if (names.empty()) {
-    if (!gpus.empty()) {
-      log_info("no backend of this build runs on a GPU: using host:0 in place of ", gpus.size(),
-               " visible");
+    if (gpus.empty()) return std::vector{DeviceId::host(0)};
+    std::vector<DeviceId> all;
+    for (std::size_t i = 0; i < gpus.size(); ++i) {
+      all.push_back(DeviceId::cuda(static_cast<std::int32_t>(i)));
     }
-    return std::vector{DeviceId::host(0)};
+    return all;
   }
   return select_devices(names, gpus, status.reason);
 }

@@ -59,9 +59,7 @@ class StreamImpl {
   virtual void abandon() noexcept = 0;
 };
 
-/// Where a device's memory comes from. Shared by those whose memory may outlive the device object:
-/// a host device's source keeps what it needs; another device must still be there when memory is
-/// freed.
+/// Where a device's memory comes from. Shared with those whose memory may outlive the device object.
 class MemorySource {
  public:
   virtual ~MemorySource() = default;
@@ -72,6 +70,4 @@ class MemorySource {
   /// Whether the host may read and write this kind of memory through plain pointers.
   [[nodiscard]] virtual bool host_addressable(MemoryKind kind) const noexcept = 0;
 };
-[[nodiscard]] std::shared_ptr<MemorySource> memory_source(Device& device);
-
 }  // namespace millrace

@@ -90,8 +90,8 @@ TEST(Reservation, Moves) {
   MemoryLedger ledger(DeviceId::host(0), 100);
   Reservation a = ledger.reserve("a", 30).value();
   Reservation b = std::move(a);
-  EXPECT_FALSE(a);  // NOLINT: moved from on purpose
-  EXPECT_EQ(a.bytes(), 0u);
+  EXPECT_FALSE(a);           // NOLINT(bugprone-use-after-move): on purpose
+  EXPECT_EQ(a.bytes(), 0u);  // NOLINT(clang-analyzer-cplusplus.Move): on purpose
   EXPECT_EQ(a.grow(1).error().code, ErrorCode::invalid_argument);
   a.shrink(1);
   Reservation c = ledger.reserve("c", 50).value();

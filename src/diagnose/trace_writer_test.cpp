@@ -115,6 +115,7 @@ TEST_F(Trace, HasAProcessPerDeviceAndATrackPerLaneAndPhase) {
 
 TEST_F(Trace, SpansOfATrackFollowOneAnother) {
   std::vector<BatchTimeline> all;
+  all.reserve(20);
   for (int i = 0; i < 20; ++i)
     all.push_back(batch(static_cast<std::uint64_t>(i), (i * 37) % 200,
                         i % 3 == 0));  // overlapping, in no order

@@ -50,6 +50,7 @@ struct Case {
 
 BatchDecision decide(const Case& given) {
   std::vector<WaitingRequest> waiting;
+  waiting.reserve(given.waiting.size());
   for (const Waiting& request : given.waiting) {
     waiting.push_back(
         {request.items, ago(request.age),

@@ -11,6 +11,7 @@
 namespace millrace {
 namespace {
 
+constexpr Duration kFaultCheckEvery = std::chrono::milliseconds(10);
 constexpr Duration kSpinAfterWork = std::chrono::microseconds(50);
 constexpr Duration kShortestLead = std::chrono::microseconds(20);
 constexpr Duration kLongestLead = std::chrono::milliseconds(2);
@@ -64,8 +65,11 @@ DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executo
       timelines_(timelines),
       ledger_(*device),
       pool_(*device, MemoryKind::device),
+      pinned_pool_(*device, MemoryKind::pinned),
       inline_(device->id().kind == DeviceKind::host &&
               (options.wait == WaitMode::automatic || options.wait == WaitMode::block)),
+      callers_may_spin_(device->id().kind == DeviceKind::cuda && options.wait != WaitMode::block &&
+                        options.cpu_threads >= 4),
       loader_("mr-loader-" + std::to_string(device->id().index)),
       delivery_(executor) {
   if (inline_) {
@@ -103,7 +107,7 @@ void DeviceState::wake_before(TimePoint deadline) noexcept {
   }
 }
 
-void DeviceState::on_driver(std::function<void()> command) {
+void DeviceState::on_driver(const std::function<void()>& command) {
   std::promise<void> done;
   {
     std::lock_guard lock(mutex_);
@@ -146,7 +150,9 @@ bool DeviceState::retire(std::unique_ptr<PlanState>& plan) {
 void DeviceState::give_up_on(PlanState& plan) {
   on_driver([&] {
     for (const auto& lane : plan.lanes) {
-      if (!lane->in_flight.empty() && !lane->quarantined) give_up(plan, *lane);
+      if (!lane->in_flight.empty() && !lane->quarantined) {
+        give_up(plan, *lane, hang_error(plan, *lane));
+      }
     }
   });
 }
@@ -189,6 +195,7 @@ TimePoint DeviceState::drive_once() {
     now_ = Clock::now();
     look_again_ = TimePoint::max();
     worked |= complete_finished();
+    check_faults();
     check_overdue();
     expire_requests();
     worked |= launch_ready();
@@ -245,6 +252,7 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   }
   for (Lease& lease : slot.input_leases) lease.reset();
   for (Lease& lease : slot.output_leases) lease.reset();
+  for (Lease& lease : slot.host_leases) lease.reset();
   if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
 }
 
@@ -286,10 +294,15 @@ Response DeviceState::response_for(const PlanState& plan, const BatchSlot& slot,
   response.times = {request.submitted, slot.picked, slot.staged, now_};
   const auto& infos = plan.plan_info().outputs;
   const bool whole = slot.requests.size() == 1 && slot.items == slot.run_items;
+  const bool apart = device_->separate_memory();
   const auto add = [&](std::size_t i, RequestedOutput* wanted) {
     NamedTensor& output = response.outputs.emplace_back();
     output.name = infos[i].name;
-    const TensorView& all = slot.outputs[i].allocate ? slot.outputs[i].view : slot.results[i];
+    const bool stays = wanted && wanted->placement == OutputPlacement::device;
+    const bool copied = apart && !stays;
+    const TensorView& all = copied                     ? slot.host_results[i]
+                            : slot.outputs[i].allocate ? slot.outputs[i].view
+                                                       : slot.results[i];
     output.view = whole || infos[i].batch_axis != 0 ? all : slice(all, first_item, request.items);
     if (wanted && wanted->placement == OutputPlacement::target) {
       output.view.data = wanted->target.data;
@@ -297,9 +310,8 @@ Response DeviceState::response_for(const PlanState& plan, const BatchSlot& slot,
       output.lease = std::move(wanted->lease);
       return;
     }
-    const bool stays = wanted && wanted->placement == OutputPlacement::device;
     output.view.device = stays ? device_->id() : DeviceId::host_memory();
-    output.lease = slot.output_leases[i];
+    output.lease = copied ? slot.host_leases[i] : slot.output_leases[i];
   };
   if (request.wanted.empty()) {
     for (std::size_t i = 0; i < infos.size(); ++i) add(i, nullptr);
@@ -431,20 +443,52 @@ void DeviceState::check_overdue() {
         look_again_ = std::min(look_again_, now_ + std::chrono::seconds(1));
         continue;
       }
-      give_up(*plan, *lane);
+      give_up(*plan, *lane, hang_error(*plan, *lane));
     }
   }
 }
 
-void DeviceState::give_up(PlanState& plan, LaneState& lane) {
+Error DeviceState::hang_error(const PlanState& plan, const LaneState& lane) const {
+  const ModelConfig& config = plan.model->config();
+  return {ErrorCode::unavailable,
+          concat("model \"", config.name, "\" on ", device_->id(), ": lane ", lane.index,
+                 " did not finish a batch within ", format_duration(config.hang_timeout),
+                 " (hang_timeout); the lane is quarantined and its buffers are held until its "
+                 "stream passes"),
+          Scope::model};
+}
+
+/// A device that fails writes no word any more: its streams are asked now and then. After a fault
+/// nothing new goes to it, and what it holds is answered.
+void DeviceState::check_faults() {
+  if (device_->id().kind == DeviceKind::host || faulted_ || in_flight_ == 0) return;
+  look_again_ = std::min(look_again_, next_fault_check_);
+  if (now_ < next_fault_check_) return;
+  next_fault_check_ = now_ + kFaultCheckEvery;
+  look_again_ = std::min(look_again_, next_fault_check_);
+  std::optional<Error> fault;
+  for (const PlanState* plan : plans_) {
+    for (const auto& lane : plan->lanes) {
+      if (lane->in_flight.empty() || fault) continue;
+      Result<bool> idle = lane->lane->stream().query();
+      if (!idle) fault = std::move(idle).error();
+    }
+  }
+  if (!fault) return;
+  faulted_ = true;
+  fault->code = ErrorCode::gpu_fault;
+  fault->scope = Scope::process;
+  fault->message = concat(device_->id(), " failed: ", fault->message,
+                          "; nothing more runs on it, and the process should be restarted");
+  for (PlanState* plan : plans_) {
+    for (const auto& lane : plan->lanes) {
+      if (!lane->quarantined) give_up(*plan, *lane, *fault);
+    }
+  }
+}
+
+void DeviceState::give_up(PlanState& plan, LaneState& lane, const Error& error) {
   ModelState& model = *plan.model;
-  const Error error{
-      ErrorCode::unavailable,
-      concat("model \"", model.config().name, "\" on ", device_->id(), ": lane ", lane.index,
-             " did not finish a batch within ", format_duration(model.config().hang_timeout),
-             " (hang_timeout); the lane is quarantined and its buffers are held until its stream "
-             "passes"),
-      Scope::model};
   log_error(error.message);
   lane.quarantined = true;
   for (BatchSlot* slot : lane.in_flight) {
@@ -588,15 +632,18 @@ bool DeviceState::launch_ready() {
 }
 
 bool DeviceState::launch_from(PlanState& plan) {
-  LaneState& lane = *best_lane(plan);
-  BatchSlot& slot = *lane.free_slot();
+  LaneState& found = *best_lane(plan);
+  BatchSlot& first = *found.free_slot();
   now_ = Clock::now();
-  const PullAnswer pulled = plan.model->queue().take(query_for(plan, lane), slot.requests);
+  const PullAnswer pulled = plan.model->queue().take(query_for(plan, found), first.requests);
   if (pulled.requests == 0) {
     plan.items_seen = pulled.seen_items;  // another device's driver may have been first
     look_again_ = std::min(look_again_, pulled.wait_until);
     return false;
   }
+  LaneState& lane = *plan.lane_for(first.requests, &found);
+  BatchSlot& slot = &lane == &found ? first : *lane.free_slot();
+  if (&slot != &first) slot.requests.swap(first.requests);
   slot.items = pulled.items;
   launch(plan, lane, slot, now_);
   // What is left may be for a lane of another device.
@@ -630,6 +677,12 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
     look_again_ = std::min(look_again_, lane.last_progress + hang_timeout);
   }
   lane.idle_from = std::max(lane.idle_from, now) + slot.estimate;
+  for (RequestState* request : slot.requests) {
+    if (request->may_spin) {
+      request->expected_end.store(lane.idle_from.time_since_epoch().count(),
+                                  std::memory_order_relaxed);
+    }
+  }
   lane.last_used = now;
   lane.in_flight.push_back(&slot);
   if (!plan.active) {

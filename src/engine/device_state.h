@@ -58,11 +58,20 @@ class DeviceState {
   [[nodiscard]] DeviceRef device() const noexcept { return device_; }
   [[nodiscard]] MemoryLedger& ledger() noexcept { return ledger_; }
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  /// Host memory that the device reads and writes directly.
+  [[nodiscard]] BlockPool& pinned_pool() noexcept { return pinned_pool_; }
   /// Tells of news: work in a queue, a finished batch, a command. Woken by streams and submitters.
   [[nodiscard]] Waker& waker() noexcept { return waker_; }
   /// The same, but never drives on the calling thread.
   void wake_driver_thread() noexcept;
   [[nodiscard]] TaskThread& loader() noexcept { return loader_; }
+
+  /// Whether threads that wait for answers may spin for a while: where the driver does.
+  [[nodiscard]] bool callers_may_spin() const noexcept { return callers_may_spin_; }
+  /// Whether the driver is woken by the events of batches, which must then be recorded.
+  [[nodiscard]] bool waits_for_events() const noexcept {
+    return options_.wait == WaitMode::block && device_->id().kind != DeviceKind::host;
+  }
 
   /// Makes the driver look again by `deadline`.
   void wake_before(TimePoint deadline) noexcept;
@@ -72,6 +81,8 @@ class DeviceState {
   /// The driver stops serving `plan`. Returns true when nothing of it is in flight any more, false
   /// when a lane hangs: then the plan is kept until its streams pass, or for ever.
   bool retire(std::unique_ptr<PlanState>& plan);
+  /// Runs a command as part of driving, and waits until it is done. Not for the driver itself.
+  void on_driver(const std::function<void()>& command);
   /// Answers what is in flight of `plan` as if its lanes hung.
   void give_up_on(PlanState& plan);
 
@@ -79,7 +90,6 @@ class DeviceState {
   void loop();
   void drive() noexcept;
   TimePoint drive_once();
-  void on_driver(std::function<void()> command);
   bool run_commands();
   bool complete_finished();
   void complete(PlanState& plan, LaneState& lane, BatchSlot& slot);
@@ -90,7 +100,9 @@ class DeviceState {
   void trace(const PlanState& plan, const BatchSlot& slot, int requests, bool failed,
              TimePoint completed);
   void check_overdue();
-  void give_up(PlanState& plan, LaneState& lane);
+  void give_up(PlanState& plan, LaneState& lane, const Error& error);
+  [[nodiscard]] Error hang_error(const PlanState& plan, const LaneState& lane) const;
+  void check_faults();
   void quarantine_over(PlanState& plan, LaneState& lane);
   void bury_hung();
   void expire_requests();
@@ -111,7 +123,9 @@ class DeviceState {
   TimelineRing& timelines_;
   MemoryLedger ledger_;
   BlockPool pool_;
+  BlockPool pinned_pool_;
   const bool inline_;  // whoever has news drives
+  const bool callers_may_spin_;
   Waker waker_;
   Waker sleeper_;  // the driver thread's, where `waker_` is redirected
   TaskThread loader_;
@@ -138,6 +152,8 @@ class DeviceState {
   TimePoint now_;
   TimePoint look_again_;  // the earliest time at which a decision asked to be made again
   TimePoint last_work_;
+  TimePoint next_fault_check_;
+  bool faulted_ = false;
   std::vector<DeviceLoad> loads_;
   std::vector<PlanLoad> ready_;
   std::vector<PlanState*> ready_plans_;

@@ -80,6 +80,33 @@ Result<void> check(const ModelConfig& config) {
   return {};
 }
 
+/// What an engine runs on unless it is told: all GPUs that a backend can use, and a host device for
+/// the models that need one.
+std::vector<std::string> default_devices() {
+  std::vector<std::string> names;
+  const std::vector<BackendInfo> infos = backend_infos();
+  const bool gpu_backend = std::any_of(infos.begin(), infos.end(), [](const BackendInfo& info) {
+    return info.usable && info.name == "tensorrt";
+  });
+  const int gpus = gpu_backend ? cuda_status().visible_gpus : 0;
+  names.reserve(static_cast<std::size_t>(gpus) + 1);
+  for (int i = 0; i < gpus; ++i) names.push_back(to_string(DeviceId::cuda(i)));
+  names.push_back(to_string(DeviceId::host(0)));
+  return names;
+}
+
+ModelSpec spec_of(const ModelConfig& config, int cpu_threads) {
+  ModelSpec spec;
+  spec.name = config.name;
+  spec.path = config.path;
+  spec.content = config.content;
+  spec.options = config.options;
+  spec.max_items = config.batching.max_items;
+  spec.lanes = config.lanes;
+  spec.cpu_threads = cpu_threads;
+  return spec;
+}
+
 /// What lanes that still hang may touch when their engine goes; see DeviceState::stop.
 struct Graveyard {
   std::mutex mutex;
@@ -171,8 +198,14 @@ ModelInfo describe(const ModelConfig& config, std::span<const std::unique_ptr<Pl
 Result<std::vector<DeviceState*>> EngineState::devices_for(const ModelConfig& config) {
   std::vector<DeviceState*> chosen;
   if (config.devices.empty()) {
-    for (const auto& device : devices) chosen.push_back(device.get());
-    return chosen;
+    std::vector<DeviceState*> gpus;
+    for (const auto& device : devices) {
+      (device->device()->id().kind == DeviceKind::cuda ? gpus : chosen).push_back(device.get());
+    }
+    if (gpus.empty() || !config.ensemble.empty()) return chosen.empty() ? gpus : chosen;
+    if (chosen.empty()) return gpus;
+    const ModelSpec spec = spec_of(config, shared->options.cpu_threads);
+    return choose_backend(config.backend, spec, gpus.front()->device()) ? gpus : chosen;
   }
   for (const DeviceId id : config.devices) {
     const auto at = std::find_if(devices.begin(), devices.end(),
@@ -194,15 +227,7 @@ Result<std::vector<DeviceState*>> EngineState::devices_for(const ModelConfig& co
 
 Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
     const ModelConfig& config, std::span<DeviceState* const> on) {
-  ModelSpec spec;
-  spec.name = config.name;
-  spec.path = config.path;
-  spec.content = config.content;
-  spec.options = config.options;
-  spec.max_items = config.batching.max_items;
-  spec.lanes = config.lanes;
-  spec.cpu_threads = shared->options.cpu_threads;
-
+  const ModelSpec spec = spec_of(config, shared->options.cpu_threads);
   std::vector<std::unique_ptr<PlanState>> plans;
   std::vector<std::future<Result<void>>> loads;
   for (DeviceState* device : on) {
@@ -278,6 +303,7 @@ Result<std::shared_ptr<ModelState>> EngineState::load(ModelConfig config) {
     ModelInfo info = describe(config, plans);
     config.batching = plans.front()->batching();
     std::vector<DeviceId> ids;
+    ids.reserve(on.size());
     for (DeviceState* device : on) ids.push_back(device->device()->id());
     model = std::make_shared<ModelState>(std::move(config), std::move(info), shared->executor,
                                          std::move(ids));
@@ -486,6 +512,7 @@ Engine::~Engine() = default;
 Result<Engine> Engine::create(EngineOptions options) {
   MILLRACE_TRY(check(options));
   if (options.cpu_threads == 0) options.cpu_threads = usable_processors();
+  if (options.devices.devices.empty()) options.devices.devices = default_devices();
   MILLRACE_ASSIGN(DeviceSet devices, DeviceSet::open(options.devices));
   return Engine(std::make_unique<EngineState>(std::move(options), std::move(devices)));
 }
@@ -526,6 +553,26 @@ Result<void> Engine::drain(Duration timeout) {
     }
   }
   return {};
+}
+
+Result<Tensor> Engine::new_tensor(DataType type, const Shape& shape, DeviceId device) const {
+  if (type == DataType::bytes) {
+    return Error{ErrorCode::invalid_argument, "new_tensor: not for BYTES; see Tensor::of_strings"};
+  }
+  MILLRACE_ASSIGN(const std::size_t bytes, byte_count(type, shape));
+  DeviceState* at = nullptr;
+  for (const auto& state : state_->devices) {
+    // Any device's pinned memory will do; best that of one with memory of its own.
+    const bool fits = device.is_host_memory() ? !at || state->device()->separate_memory()
+                                              : state->device()->id() == device;
+    if (fits) at = state.get();
+  }
+  if (!at) {
+    return Error{ErrorCode::not_found, concat("device ", device, " is not one of this engine's")};
+  }
+  BlockPool& pool = device.is_host_memory() ? at->pinned_pool() : at->pool();
+  MILLRACE_ASSIGN(Block block, pool.take(std::max<std::size_t>(bytes, 1)));
+  return Tensor(TensorView::of(type, block.data, shape, device), std::move(block.lease));
 }
 
 std::span<const DeviceRef> Engine::devices() const noexcept { return state_->device_set.devices(); }

@@ -20,7 +20,6 @@ namespace millrace {
 namespace {
 
 using testing::Contains;
-using testing::HasSubstr;
 using testing::IsEmpty;
 
 class ExecutorTest : public testing::Test {
@@ -80,7 +79,7 @@ TEST_F(ExecutorTest, LetsGoOfTheRequestAndTellsItsModel) {
   start(1);
   auto held = std::make_shared<int>(0);
   const std::int64_t before = model_.outstanding();
-  post(0, [held](Result<Response>, bool) {});
+  post(0, [held](const Result<Response>&, bool) {});
   executor_.reset();
   EXPECT_EQ(held.use_count(), 1);
   EXPECT_EQ(model_.outstanding(), before - 1);
@@ -93,7 +92,7 @@ TEST_F(ExecutorTest, EqualKeysKeepTheirOrderOnOneThread) {
   std::map<std::size_t, std::vector<std::thread::id>> threads;
   for (int i = 0; i < 400; ++i) {
     const auto key = static_cast<std::size_t>(i % 8);
-    post(key, [&, key, i](Result<Response>, bool) {
+    post(key, [&, key, i](const Result<Response>&, bool) {
       const std::lock_guard lock(mutex);
       order[key].push_back(i);
       threads[key].push_back(std::this_thread::get_id());
@@ -113,9 +112,9 @@ TEST_F(ExecutorTest, ACallbackThatBlocksHoldsUpItsOwnThreadOnly) {
   std::promise<void> open;
   std::promise<void> other;
   std::atomic<bool> behind{false};
-  post(0, [&](Result<Response>, bool) { open.get_future().wait(); });
-  post(0, [&](Result<Response>, bool) { behind = true; });
-  post(1, [&](Result<Response>, bool) { other.set_value(); });
+  post(0, [&](const Result<Response>&, bool) { open.get_future().wait(); });
+  post(0, [&](const Result<Response>&, bool) { behind = true; });
+  post(1, [&](const Result<Response>&, bool) { other.set_value(); });
   other.get_future().wait();
   EXPECT_FALSE(behind);
   open.set_value();
@@ -132,9 +131,9 @@ TEST_F(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
   });
   start(1);
   bool called = false;
-  post(0, [](Result<Response>, bool) { throw std::runtime_error("the reason"); });
-  post(0, [](Result<Response>, bool) { throw 7; });
-  post(0, [&](Result<Response>, bool) { called = true; });
+  post(0, [](const Result<Response>&, bool) { throw std::runtime_error("the reason"); });
+  post(0, [](const Result<Response>&, bool) { throw 7; });
+  post(0, [&](const Result<Response>&, bool) { called = true; });
   executor_.reset();
   log_to({});
   EXPECT_TRUE(called);
@@ -145,8 +144,9 @@ TEST_F(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
 TEST_F(ExecutorTest, ACallbackMayPost) {
   start(1);
   std::promise<void> done;
-  post(0,
-       [&](Result<Response>, bool) { post(0, [&](Result<Response>, bool) { done.set_value(); }); });
+  post(0, [&](const Result<Response>&, bool) {
+    post(0, [&](const Result<Response>&, bool) { done.set_value(); });
+  });
   done.get_future().wait();
 }
 

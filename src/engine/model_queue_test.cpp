@@ -286,19 +286,21 @@ TEST_F(ModelQueueTest, AClosedQueueSaysWhy) {
 }
 
 TEST_F(ModelQueueTest, CallsBackInTheOrderOfArrival) {
-  constexpr int kThreads = 4;
-  constexpr int kEach = 500;
+  constexpr std::size_t kThreads = 4;
+  constexpr std::size_t kEach = 500;
   limits_.max_requests = kThreads * kEach;
   make_queue();
   std::vector<RequestState*> arrived;  // written under the queue's own lock
   std::vector<RequestState*> states;
-  for (int i = 0; i < kThreads * kEach; ++i) states.push_back(request());
+  states.reserve(kThreads * kEach);
+  for (std::size_t i = 0; i < kThreads * kEach; ++i) states.push_back(request());
   {
     std::vector<std::jthread> threads;
-    for (int t = 0; t < kThreads; ++t) {
+    threads.reserve(kThreads);
+    for (std::size_t t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, t] {
-        for (int i = 0; i < kEach; ++i) {
-          RequestState* state = states[static_cast<std::size_t>(t * kEach + i)];
+        for (std::size_t i = 0; i < kEach; ++i) {
+          RequestState* state = states[t * kEach + i];
           EXPECT_TRUE(queue_->push(*state, [&] { arrived.push_back(state); }).ok());
         }
       });

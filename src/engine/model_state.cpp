@@ -90,7 +90,10 @@ ModelState::~ModelState() = default;
 
 void ModelState::set_plans(std::vector<PlanState*> plans) {
   plans_ = std::move(plans);
-  for (const PlanState* plan : plans_) figures_.push_back(plan->figures);
+  for (PlanState* plan : plans_) {
+    figures_.push_back(plan->figures);
+    if (!staging_ && plan->device().device()->separate_memory()) staging_ = &plan->device();
+  }
 }
 
 void ModelState::set_ensemble(std::unique_ptr<Ensemble> ensemble) {
@@ -212,12 +215,44 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
       return refuse("expected ", to_string(info->type), ", got ", to_string(target.type));
     }
     if (!target.contiguous()) return refuse("must be contiguous");
-    if (target.device.kind != DeviceKind::host) return refuse(target.device, " is not supported");
+    const std::size_t location = queue_.location_of(target.device);
+    const bool on_host =
+        target.device.is_host_memory() || (target.device.kind == DeviceKind::host && !staging_);
+    if (!on_host && location == 0) {
+      return refuse("lies on ", target.device, ", which this model does not run on");
+    }
+    if (state.location == 0) state.location = location;
+    const std::size_t k = state.wanted.size() - 1;
+    if (staging_ && on_host) {
+      MILLRACE_ASSIGN(const std::size_t room, target.bytes());
+      if (!staging_->device()->pinned(target.data, room)) {
+        if (k >= 64) return refuse("pageable memory is supported for the first 64 outputs only");
+        state.pageable_targets |= std::uint64_t{1} << k;
+      }
+    }
     if (const auto one = item_bytes(*info)) {
       const std::size_t needed = *one * static_cast<std::size_t>(state.items);
       MILLRACE_ASSIGN(const std::size_t room, target.bytes());
       if (room < needed) return refuse("expected at least ", needed, " bytes, got ", room);
     }
+  }
+  return {};
+}
+
+/// Brings inputs from pageable memory into pinned blocks, on the caller's own thread: a device
+/// would copy them slower and make its driver wait.
+Result<void> ModelState::stage_inputs(Request& request) const {
+  for (NamedTensor& input : request.inputs) {
+    TensorView& view = input.view;
+    if (!view.device.is_host_memory() || view.type == DataType::bytes) continue;
+    MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
+    if (bytes == 0 || staging_->device()->pinned(view.data, bytes)) continue;
+    if (view.ready) MILLRACE_TRY(view.ready.synchronize());
+    MILLRACE_ASSIGN(Block block, staging_->pinned_pool().take(bytes));
+    std::memcpy(block.data, view.data, bytes);
+    view.data = block.data;
+    view.ready = {};
+    input.lease = std::move(block.lease);
   }
   return {};
 }
@@ -261,9 +296,11 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
                  concat("model \"", config_.name, "\": the request's deadline had passed ",
                         format_duration(now - state->deadline), " before it was submitted")};
   }
+  if (staging_) MILLRACE_TRY(stage_inputs(request));
   state->model = this;
   state->request = std::move(request);
   state->callback = std::move(callback);
+  state->may_spin = staging_ && staging_->callers_may_spin();
   Lease callers = engines;
 
   // One for the request and one for this call, which goes on after the request may have been

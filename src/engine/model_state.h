@@ -15,6 +15,7 @@
 
 namespace millrace {
 
+class DeviceState;
 class Ensemble;
 class PlanState;
 struct PlanFigures;
@@ -88,6 +89,7 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   Result<void> validate(Request& request, RequestState& state) const;
   Result<void> validate_inputs(Request& request, RequestState& state) const;
   Result<void> validate_outputs(Request& request, RequestState& state) const;
+  Result<void> stage_inputs(Request& request) const;
   void wake_a_driver(const RequestState& state);
   void hand_over(RequestState& state, Delivery& delivery);
   void count(const RequestState& state, const Result<Response>& answer);
@@ -99,6 +101,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   std::vector<PlanState*> plans_;                            // gone once the model is unloaded
   std::vector<std::shared_ptr<const PlanFigures>> figures_;  // of the plans, which they outlive
   std::unique_ptr<Ensemble> ensemble_;
+  /// Host inputs are brought into its pinned memory; null where no device has memory of its own.
+  DeviceState* staging_ = nullptr;
   const std::size_t order_key_;
 
   std::atomic<bool> open_{true};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <climits>
 #include <cstring>
 
 #include "base/log.h"
@@ -17,6 +18,10 @@ constexpr std::int64_t kMostItems = std::int64_t{1} << 24;
 /// More than any device has, and little enough that sums over lanes and slots do not overflow.
 constexpr std::size_t kMostBatchBytes = std::size_t{1} << 48;
 constexpr std::size_t kReservedRequests = 4096;
+/// Runs in place: how often an address must come before it is worth preparing for, and bounds.
+constexpr int kMissesUntilPrepared = 3;
+constexpr std::size_t kMostInPlaceRuns = 256;
+constexpr std::size_t kMostAddresses = 4096;
 
 std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -48,6 +53,29 @@ std::vector<std::int64_t> sizes_to_prepare(const BatchPolicy& policy) {
   std::sort(sizes.begin(), sizes.end());
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   return sizes;
+}
+
+struct Wanted {
+  bool on_device = false;
+  bool on_host = false;
+};
+
+/// Where the requests of a batch want output `i` besides in targets that the device writes itself.
+Wanted wanted_where(std::span<RequestState* const> requests, std::size_t i) {
+  Wanted result;
+  for (const RequestState* request : requests) {
+    if (request->wanted.empty()) {
+      result.on_host = true;
+      continue;
+    }
+    for (std::size_t k = 0; k < request->wanted.size(); ++k) {
+      if (request->wanted[k] != i) continue;
+      const OutputPlacement placement = request->request.outputs[k].placement;
+      result.on_device |= placement == OutputPlacement::device;
+      result.on_host |= placement == OutputPlacement::automatic || request->pageable_target(k);
+    }
+  }
+  return result;
 }
 
 }  // namespace
@@ -95,7 +123,11 @@ Duration BatchTimes::estimate(std::int64_t items) const noexcept {
 // ---------------------------------------------------------------------------------------------------------
 
 PlanState::PlanState(DeviceState& device, const ModelConfig& config)
-    : device_(device), name_(config.name), config_(config), batching_(config.batching) {}
+    : device_(device),
+      apart_(device.device()->separate_memory()),
+      name_(config.name),
+      config_(config),
+      batching_(config.batching) {}
 
 PlanState::~PlanState() = default;
 
@@ -116,9 +148,27 @@ Result<void> PlanState::try_load(const ModelSpec& spec) {
   backend_name_ = choice.backend->name;
   backend_reason_ = choice.reason;
   MILLRACE_ASSIGN(plan_, choice.backend->load(spec, device_.device(), device_.ledger()));
+  MILLRACE_TRY(check_types());
   MILLRACE_TRY(settle_batching());
   const int lanes_wanted = config_.lanes > 0 ? config_.lanes : plan_info().default_lanes;
   return make_lanes(lanes_wanted, config_.slots);
+}
+
+/// Strings are laid out by the host, in its own memory.
+Result<void> PlanState::check_types() const {
+  if (!apart_) return {};
+  for (const auto* infos : {&plan_info().inputs, &plan_info().outputs}) {
+    for (const TensorInfo& info : *infos) {
+      if (info.type != DataType::bytes) continue;
+      return Error{
+          ErrorCode::unsupported,
+          concat("model \"", name_, "\" on ", device_.device()->id(), ": ",
+                 infos == &plan_info().inputs ? "input \"" : "output \"", info.name,
+                 "\" is BYTES, which lies in host memory and this device has memory of its "
+                 "own; load the model on a device that computes in host memory")};
+    }
+  }
+  return {};
 }
 
 Result<void> PlanState::settle_batching() {
@@ -236,8 +286,11 @@ Result<void> PlanState::make_slot(LaneState& lane, int index) {
   slot->outputs.resize(outputs.size());
   slot->output_leases.resize(outputs.size());
   slot->results.resize(outputs.size());
+  slot->computed_at.resize(outputs.size());
+  slot->host_results.resize(outputs.size());
+  slot->host_leases.resize(outputs.size());
   for (std::size_t i = 0; i < outputs.size(); ++i) {
-    if (lane.traits.fixed_addresses) {
+    if (lane.traits.fixed_addresses || apart_) {
       MILLRACE_ASSIGN(Buffer block, new_block(outputs[i]));
       slot->output_blocks.push_back(std::move(block));
     }
@@ -264,6 +317,15 @@ Result<void> PlanState::prepare(LaneState& lane) {
     log_info("model \"", name_,
              "\": shapes are not known before a request, so nothing is prepared");
     return {};
+  }
+  runs_in_place_ = apart_ && lane.traits.fixed_addresses && lane.traits.prepares_any_address &&
+                   info.inputs.size() + info.outputs.size() < AddressKey::kWords;
+  for (const TensorInfo& output : info.outputs) {
+    if (!runs_in_place_) break;
+    MILLRACE_ASSIGN(Buffer block, device_.device()->allocate(
+                                      *item_bytes(output) * static_cast<std::size_t>(max_items()),
+                                      MemoryKind::device));
+    lane.scratch_outputs.push_back(std::move(block));
   }
   const std::vector<std::int64_t> sizes = sizes_to_prepare(batching_);
   for (auto& slot : lane.slots) MILLRACE_TRY(prepare_slot(lane, *slot, sizes));
@@ -362,13 +424,139 @@ Result<void> PlanState::try_stage(BatchSlot& slot) {
   for (std::size_t i = 0; i < slot.inputs.size(); ++i) MILLRACE_TRY(stage_input(slot, i, stream));
   MILLRACE_TRY(place_outputs(slot));
   if (slot.sampled) MILLRACE_TRY(stream.record(slot.copied_in));
-  slot.io = BatchIo{slot.inputs, slot.outputs, {}, slot.done, &slot.status, slot.index};
+  const EventRef done = device_.waits_for_events() ? slot.done.ref() : EventRef();
+  slot.io = BatchIo{slot.inputs, slot.outputs, {}, done, &slot.status, slot.index};
   MILLRACE_TRY(slot.lane->lane->enqueue(slot.key, slot.io));
   if (slot.sampled) MILLRACE_TRY(stream.record(slot.computed));
   return scatter(slot, stream);
 }
 
+std::size_t AddressHash::operator()(const AddressKey& key) const noexcept {
+  std::uint64_t hash = 0;
+  for (const std::uintptr_t word : key.words) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15U;  // splitmix64's increment, an odd number
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+std::optional<AddressKey> PlanState::address_key(std::span<RequestState* const> requests) const {
+  if (!runs_in_place_ || requests.size() != 1) return std::nullopt;
+  const RequestState& only = *requests.front();
+  const DeviceId here = device_.device()->id();
+  AddressKey key;
+  std::size_t word = 0;
+  key.words[word++] = static_cast<std::uintptr_t>(only.items);
+  for (const NamedTensor& input : only.request.inputs) {
+    if (input.view.device != here || !aligned_for_plan(input.view)) return std::nullopt;
+    key.words[word++] = reinterpret_cast<std::uintptr_t>(input.view.data);
+  }
+  const std::size_t outputs = plan_info().outputs.size();
+  for (std::size_t i = 0; i < outputs; ++i) {
+    const TensorView* target = only_target(requests, i);
+    if (!target) {  // then all outputs are the lane's
+      std::fill_n(key.words.begin() + static_cast<std::ptrdiff_t>(word), i, 0);
+      break;
+    }
+    key.words[word + i] = reinterpret_cast<std::uintptr_t>(target->data);
+  }
+  return key;
+}
+
+LaneState* PlanState::lane_for(std::span<RequestState* const> requests, LaneState* fallback) {
+  const std::optional<AddressKey> key = address_key(requests);
+  if (!key) return fallback;
+  const auto runs = in_place_.find(*key);
+  if (runs == in_place_.end() ||
+      runs->second.by_lane[static_cast<std::size_t>(fallback->index)] != kEager) {
+    return fallback;
+  }
+  LaneState* best = nullptr;
+  for (const auto& lane : lanes) {
+    const bool free = !lane->quarantined && !lane->terminating &&
+                      lane->in_flight.size() < lane->slots.size() &&
+                      runs->second.by_lane[static_cast<std::size_t>(lane->index)] != kEager;
+    if (free && (!best || lane->in_flight.size() < best->in_flight.size())) best = lane.get();
+  }
+  return best ? best : fallback;
+}
+
+/// Takes a run that was prepared for the caller's own addresses; asks for one to be prepared when
+/// they come again and again.
+bool PlanState::choose_in_place(BatchSlot& slot) {
+  slot.in_place_run = false;
+  const std::optional<AddressKey> key = address_key(slot.requests);
+  if (!key) return false;
+  LaneState& lane = *slot.lane;
+  const auto [at, added] = in_place_.try_emplace(*key);
+  InPlaceRuns& runs = at->second;
+  if (added) runs.by_lane.assign(lanes.size(), kEager);
+  const ShapeKey known = runs.by_lane[static_cast<std::size_t>(lane.index)];
+  if (known != kEager) {
+    slot.key = known;
+    slot.run_items = slot.items;
+    slot.in_place_run = true;
+    return true;
+  }
+  if (!runs.preparing && ++runs.misses >= kMissesUntilPrepared &&
+      in_place_count_ < kMostInPlaceRuns) {
+    runs.misses = 0;
+    runs.preparing = true;
+    ++in_place_count_;
+    prepare_in_place(lane, *key);
+  }
+  if (in_place_.size() > kMostAddresses) {  // forgets those that never came again
+    std::erase_if(in_place_, [](const auto& entry) {
+      const InPlaceRuns& other = entry.second;
+      return !other.preparing && std::all_of(other.by_lane.begin(), other.by_lane.end(),
+                                             [](ShapeKey shape) { return shape == kEager; });
+    });
+  }
+  return false;
+}
+
+void PlanState::prepare_in_place(LaneState& lane, const AddressKey& key) {
+  device_.loader().post([this, &lane, key] {
+    const Result<ShapeKey> prepared = prepare_for(lane, key);
+    if (!prepared) {
+      log_warning("model \"", name_, "\", lane ", lane.index,
+                  ": runs in place are not prepared: ", prepared.error().message);
+    }
+    device_.on_driver([&] {
+      const auto at = in_place_.find(key);
+      if (at == in_place_.end()) return;
+      at->second.preparing = false;
+      if (prepared) {
+        at->second.by_lane[static_cast<std::size_t>(lane.index)] = *prepared;
+      } else {
+        at->second.misses = INT_MIN / 2;  // not again soon
+      }
+    });
+  });
+}
+
+Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) const {
+  const PlanInfo& info = plan_info();
+  const DeviceId device = device_.device()->id();
+  const auto items = static_cast<std::int64_t>(key.words[0]);
+  std::vector<TensorView> inputs;
+  std::vector<OutputSlot> outputs(info.outputs.size());
+  std::size_t word = 1;
+  for (const TensorInfo& input : info.inputs) {
+    inputs.push_back(block_view(input, reinterpret_cast<void*>(key.words[word++]), items, device));
+  }
+  const bool to_targets = key.words[word] != 0;
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    void* data =
+        to_targets ? reinterpret_cast<void*>(key.words[word + i]) : lane.scratch_outputs[i].data();
+    outputs[i].view = block_view(info.outputs[i], data, items, device);
+  }
+  BatchStatus status;
+  return lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, 0});
+}
+
 void PlanState::choose_run(BatchSlot& slot) {
+  if (choose_in_place(slot)) return;
   slot.key = kEager;
   slot.run_items = slot.items;
   const std::vector<RunCost>& costs = slot.lane->run_costs;
@@ -380,14 +568,19 @@ void PlanState::choose_run(BatchSlot& slot) {
   slot.key = slot.prepared[static_cast<std::size_t>(cost - costs.begin())];
 }
 
+bool PlanState::aligned_for_plan(const TensorView& view) const {
+  const std::size_t unit =
+      std::max<std::size_t>({size_of(view.type), plan_info().alignment, std::size_t{1}});
+  return reinterpret_cast<std::uintptr_t>(view.data) % unit == 0;
+}
+
 bool PlanState::binds_in_place(const BatchSlot& slot, const TensorView& view) const {
   if (slot.requests.size() != 1 || slot.run_items != slot.items) return false;
+  if (slot.in_place_run) return true;
   if (slot.key != kEager && slot.lane->traits.fixed_addresses) return false;
   const DeviceId here = device_.device()->id();
-  const bool reachable =
-      here.kind == DeviceKind::host ? view.device.kind == DeviceKind::host : view.device == here;
-  const std::size_t unit = std::max<std::size_t>(size_of(view.type), 1);
-  return reachable && reinterpret_cast<std::uintptr_t>(view.data) % unit == 0;
+  const bool reachable = apart_ ? view.device == here : view.device.kind == DeviceKind::host;
+  return reachable && aligned_for_plan(view);
 }
 
 Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRef stream) {
@@ -469,26 +662,34 @@ Result<void> PlanState::gather_bytes(BatchSlot& slot, std::size_t input, StreamR
   });
 }
 
+/// The caller's memory that can take the place of ours, of a request that is a batch by itself.
+const TensorView* PlanState::sole_target(const RequestState& only, std::size_t output) const {
+  for (std::size_t k = 0; k < only.wanted.size(); ++k) {
+    const RequestedOutput& wanted = only.request.outputs[k];
+    if (only.wanted[k] != output || wanted.placement != OutputPlacement::target) continue;
+    const TensorView& target = wanted.target;
+    if (target.ready || (apart_ && target.device != device_.device()->id())) continue;
+    if (apart_ && !aligned_for_plan(target)) continue;
+    return &target;
+  }
+  return nullptr;
+}
+
+/// The same, where the output is wanted nowhere else.
+const TensorView* PlanState::only_target(std::span<RequestState* const> requests,
+                                         std::size_t output) const {
+  const auto [on_device, on_host] = wanted_where(requests, output);
+  return on_device || on_host ? nullptr : sole_target(*requests.front(), output);
+}
+
 Result<void> PlanState::place_outputs(BatchSlot& slot) {
+  if (apart_) return place_outputs_apart(slot);
   const auto& infos = plan_info().outputs;
   const DeviceId device = device_.device()->id();
   const bool fixed = slot.key != kEager && slot.lane->traits.fixed_addresses;
-  const RequestState& first = *slot.requests.front();
   std::size_t pooled_bytes = 0;
   const auto bytes_of = [&](std::size_t i) {
     return *item_bytes(infos[i]) * static_cast<std::size_t>(slot.run_items);
-  };
-  // A caller's memory takes the place of ours where one request is the whole batch.
-  const auto target_of = [&](std::size_t i) -> const TensorView* {
-    if (slot.requests.size() != 1 || slot.run_items != slot.items || fixed) return nullptr;
-    for (std::size_t k = 0; k < first.wanted.size(); ++k) {
-      const RequestedOutput& wanted = first.request.outputs[k];
-      if (first.wanted[k] == i && wanted.placement == OutputPlacement::target &&
-          !wanted.target.ready) {
-        return &wanted.target;
-      }
-    }
-    return nullptr;
   };
   for (std::size_t i = 0; i < infos.size(); ++i) {
     slot.outputs[i].view = TensorView{};
@@ -496,7 +697,8 @@ Result<void> PlanState::place_outputs(BatchSlot& slot) {
     slot.outputs[i].view.device = device;
     slot.outputs[i].view.shape = shape_for(infos[i], slot.run_items);
     if (slot.outputs[i].allocate) continue;
-    if (const TensorView* target = target_of(i)) {
+    const bool sole = slot.requests.size() == 1 && slot.run_items == slot.items && !fixed;
+    if (const TensorView* target = sole ? only_target(slot.requests, i) : nullptr) {
       slot.outputs[i].view.data = target->data;
       slot.results[i] = slot.outputs[i].view;
     } else {
@@ -518,6 +720,54 @@ Result<void> PlanState::place_outputs(BatchSlot& slot) {
   return {};
 }
 
+/// Results go where they stay: on the device in blocks of the pool for those who keep them there,
+/// else only to the slot's own block, and from there to pinned memory for those who want them on
+/// the host.
+Result<void> PlanState::place_outputs_apart(BatchSlot& slot) {
+  const auto& infos = plan_info().outputs;
+  const DeviceId device = device_.device()->id();
+  const bool fixed = slot.key != kEager && slot.lane->traits.fixed_addresses;
+  const bool sole = slot.requests.size() == 1 && slot.run_items == slot.items;
+  // A run that was prepared for the caller's addresses writes to all of its targets or to none.
+  bool to_targets = sole && (slot.in_place_run || !fixed);
+  for (std::size_t i = 0; slot.in_place_run && i < infos.size(); ++i) {
+    to_targets = to_targets && only_target(slot.requests, i) != nullptr;
+  }
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    OutputSlot& output = slot.outputs[i];
+    output.view =
+        TensorView::of(infos[i].type, nullptr, shape_for(infos[i], slot.run_items), device);
+    slot.results[i] = output.view;
+    slot.host_results[i] = output.view;
+    slot.host_results[i].device = DeviceId::host_memory();
+    slot.computed_at[i] = nullptr;
+    if (output.allocate) continue;
+    output.view.data =
+        slot.in_place_run ? slot.lane->scratch_outputs[i].data() : slot.output_blocks[i].data();
+    if (const TensorView* target = to_targets ? only_target(slot.requests, i) : nullptr) {
+      output.view.data = target->data;
+      slot.results[i].data = target->data;
+      slot.computed_at[i] = target->data;
+      continue;
+    }
+    const auto [on_device, on_host] = wanted_where(slot.requests, i);
+    const std::size_t bytes = *item_bytes(infos[i]) * static_cast<std::size_t>(slot.run_items);
+    if (on_device) {
+      MILLRACE_ASSIGN(Block kept, device_.pool().take(bytes));
+      slot.results[i].data = kept.data;
+      slot.output_leases[i] = std::move(kept.lease);
+      if (!fixed) output.view.data = kept.data;
+    }
+    if (on_host) {
+      MILLRACE_ASSIGN(Block copy, device_.pinned_pool().take(bytes));
+      slot.host_results[i].data = copy.data;
+      slot.host_leases[i] = std::move(copy.lease);
+    }
+    slot.computed_at[i] = output.view.data;
+  }
+  return {};
+}
+
 Result<void*> PlanState::allocate_late(BatchSlot& slot, std::size_t output, DataType type,
                                        const Shape& shape, std::size_t bytes_size) {
   MILLRACE_ASSIGN(std::size_t bytes, byte_count(type, shape));
@@ -527,7 +777,97 @@ Result<void*> PlanState::allocate_late(BatchSlot& slot, std::size_t output, Data
   return pooled.data;
 }
 
+Result<void> PlanState::scatter_apart(BatchSlot& slot, StreamRef stream) {
+  slot.pieces.clear();
+  // The lane may already be writing to the views of outputs whose size was known before: they are
+  // not looked at here. Where it was not, the lane has called `allocate` by now.
+  const auto computed = [&](std::size_t i) {
+    if (slot.outputs[i].allocate) return slot.outputs[i].view;
+    TensorView view = slot.results[i];
+    view.data = slot.computed_at[i];
+    return view;
+  };
+  const auto add = [&slot](void* target, const void* source,
+                           const TensorView& size) -> Result<void> {
+    MILLRACE_ASSIGN(const std::size_t bytes, size.bytes());
+    if (bytes > 0 && target != source) slot.pieces.push_back({target, source, bytes});
+    return {};
+  };
+  for (std::size_t i = 0; i < slot.outputs.size(); ++i) {
+    const TensorView from = computed(i);
+    if (slot.outputs[i].allocate) {
+      slot.results[i] = from;
+      slot.host_results[i].shape = from.shape;
+      if (!wanted_where(slot.requests, i).on_host) continue;
+      MILLRACE_ASSIGN(const std::size_t bytes, from.bytes());
+      MILLRACE_ASSIGN(Block copy, device_.pinned_pool().take(std::max<std::size_t>(bytes, 1)));
+      slot.host_results[i].data = copy.data;
+      slot.host_leases[i] = std::move(copy.lease);
+    }
+    if (slot.results[i].data) MILLRACE_TRY(add(slot.results[i].data, from.data, from));
+    if (slot.host_results[i].data) MILLRACE_TRY(add(slot.host_results[i].data, from.data, from));
+  }
+  bool pageable = false;
+  std::int64_t first = 0;
+  for (const RequestState* request : slot.requests) {
+    for (std::size_t k = 0; k < request->wanted.size(); ++k) {
+      const RequestedOutput& wanted = request->request.outputs[k];
+      if (wanted.placement != OutputPlacement::target) continue;
+      if (request->pageable_target(k)) {
+        pageable = true;
+        if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
+        continue;
+      }
+      const std::size_t i = request->wanted[k];
+      const TensorView from = computed(i);
+      if (from.data == wanted.target.data) continue;
+      const TensorView part =
+          plan_info().outputs[i].batch_axis == 0 ? slice(from, first, request->items) : from;
+      MILLRACE_TRY(check_room(i, part, wanted.target));
+      if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
+      MILLRACE_TRY(add(wanted.target.data, part.data, part));
+    }
+    first += request->items;
+  }
+  if (!slot.pieces.empty()) MILLRACE_TRY(stream.gather(slot.pieces));
+  if (!pageable) return {};
+  return stream.run([this, &slot] { copy_pageable_targets(slot); });
+}
+
+/// The device writes to pinned memory only; from there on a thread of the stream.
+void PlanState::copy_pageable_targets(BatchSlot& slot) const {
+  if (slot.status.failed()) return;
+  std::int64_t first = 0;
+  for (const RequestState* request : slot.requests) {
+    for (std::size_t k = 0; k < request->wanted.size(); ++k) {
+      if (!request->pageable_target(k)) continue;
+      const std::size_t i = request->wanted[k];
+      const TensorView& target = request->request.outputs[k].target;
+      TensorView part = slot.host_results[i];
+      if (plan_info().outputs[i].batch_axis == 0) part = slice(part, first, request->items);
+      if (Result<void> room = check_room(i, part, target); !room) {
+        slot.status.fail(std::move(room).error());
+        return;
+      }
+      const std::size_t bytes = part.bytes().value();
+      if (bytes > 0) std::memcpy(target.data, part.data, bytes);
+    }
+    first += request->items;
+  }
+}
+
+Result<void> PlanState::check_room(std::size_t output, const TensorView& part,
+                                   const TensorView& target) const {
+  MILLRACE_ASSIGN(const std::size_t bytes, part.bytes());
+  MILLRACE_ASSIGN(const std::size_t room, target.bytes());
+  if (bytes <= room) return {};
+  return Error{ErrorCode::invalid_argument,
+               concat("output \"", plan_info().outputs[output].name, "\" came out as ", part.shape,
+                      ", ", bytes, " bytes; its target has room for ", room)};
+}
+
 Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
+  if (apart_) return scatter_apart(slot, stream);
   slot.pieces.clear();
   bool late_targets = false;
   // The lane may already be writing to the views of slot.outputs: they are not looked at here.
@@ -545,6 +885,7 @@ Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
       const std::size_t i = request->wanted[k];
       if (slot.outputs[i].allocate) {
         late_targets = true;
+        if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
         continue;
       }
       TensorView computed = slot.results[i];
@@ -574,15 +915,11 @@ void PlanState::copy_late_targets(BatchSlot& slot) {
       if (wanted.placement != OutputPlacement::target || !slot.outputs[i].allocate) continue;
       TensorView part = slot.outputs[i].view;
       if (plan_info().outputs[i].batch_axis == 0) part = slice(part, first, request->items);
-      const std::size_t bytes = part.bytes().value();
-      const std::size_t room = wanted.target.bytes().value();
-      if (bytes > room) {
-        slot.status.fail(
-            {ErrorCode::invalid_argument,
-             concat("output \"", plan_info().outputs[i].name, "\" came out as ", part.shape, ", ",
-                    bytes, " bytes; its target has room for ", room)});
+      if (Result<void> room = check_room(i, part, wanted.target); !room) {
+        slot.status.fail(std::move(room).error());
         return;
       }
+      const std::size_t bytes = part.bytes().value();
       if (bytes > 0) std::memcpy(wanted.target.data, part.data, bytes);
     }
     first += request->items;

@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include <millrace/model.h>
@@ -24,6 +25,24 @@ class DeviceState;
 class LaneState;
 class ModelState;
 class PlanState;
+
+/// Where the tensors of a batch lie that could run on the caller's own memory: the number of items,
+/// then the addresses of inputs and of outputs (0: not the caller's).
+struct AddressKey {
+  static constexpr std::size_t kWords = 10;
+  std::array<std::uintptr_t, kWords> words{};
+  friend bool operator==(const AddressKey&, const AddressKey&) = default;
+};
+struct AddressHash {
+  std::size_t operator()(const AddressKey& key) const noexcept;
+};
+
+/// Runs prepared for one set of addresses.
+struct InPlaceRuns {
+  std::vector<ShapeKey> by_lane;  // kEager: none
+  int misses = 0;                 // since the last one was asked for
+  bool preparing = false;
+};
 
 /// Input and output blocks of a lane and the batch that they are leased to. Reused for batch after
 /// batch without allocation.
@@ -46,12 +65,18 @@ class BatchSlot {
   std::int64_t run_items = 0;  // padded
   ShapeKey key = kEager;
   bool bound_in_place = false;
+  bool in_place_run = false;  // `key` was prepared for the caller's addresses
   TimePoint staged;
   std::vector<TensorView> inputs;
   std::vector<OutputSlot> outputs;
   std::vector<Lease> input_leases;   // of gathered inputs taken from the pool
   std::vector<Lease> output_leases;  // per output
   std::vector<TensorView> results;   // per output: where the answers are, before slicing
+  std::vector<void*> computed_at;    // per output: where the lane writes it; null: not known before
+  // Where the device's memory is not the host's: the copies of the outputs in host memory, without
+  // data for those that nobody wants there.
+  std::vector<TensorView> host_results;
+  std::vector<Lease> host_leases;
   std::vector<CopyPiece> pieces;
   BatchIo io;
   BatchStatus status;
@@ -87,6 +112,9 @@ class LaneState {
   std::vector<std::unique_ptr<BatchSlot>> slots;
   Buffer words;
   std::vector<RunCost> run_costs;  // ascending; empty when nothing is prepared
+  /// What runs on the caller's inputs write to where the caller gives no memory. One for all, since
+  /// the stream runs them one after the other.
+  std::vector<Buffer> scratch_outputs;
 
   // The driver's.
   std::deque<BatchSlot*> in_flight;  // oldest first
@@ -150,6 +178,10 @@ class PlanState {
   /// written in the end. On the driver, or on the lane's thread where its enqueue blocks.
   void stage(BatchSlot& slot);
 
+  /// A lane with room that is prepared for the very addresses of these requests, else `fallback`.
+  /// The driver's.
+  [[nodiscard]] LaneState* lane_for(std::span<RequestState* const> requests, LaneState* fallback);
+
   // Set once when published.
   ModelState* model = nullptr;
 
@@ -173,6 +205,7 @@ class PlanState {
 
  private:
   Result<void> try_load(const ModelSpec& spec);
+  [[nodiscard]] Result<void> check_types() const;
   Result<void> settle_batching();
   Result<void> check_batch_bytes() const;
   Result<void> make_lanes(int lanes, int slots);
@@ -183,24 +216,42 @@ class PlanState {
   void fixed_io(BatchSlot& slot, std::int64_t items);
   [[nodiscard]] std::size_t slot_bytes() const;
 
+  [[nodiscard]] std::optional<AddressKey> address_key(
+      std::span<RequestState* const> requests) const;
+  bool choose_in_place(BatchSlot& slot);
+  void prepare_in_place(LaneState& lane, const AddressKey& key);
+  Result<ShapeKey> prepare_for(LaneState& lane, const AddressKey& key) const;
   Result<void> try_stage(BatchSlot& slot);
   void choose_run(BatchSlot& slot);
   Result<void> stage_input(BatchSlot& slot, std::size_t input, StreamRef stream);
   Result<void> gather_bytes(BatchSlot& slot, std::size_t input, StreamRef stream);
   Result<void> place_outputs(BatchSlot& slot);
+  Result<void> place_outputs_apart(BatchSlot& slot);
   Result<void> scatter(BatchSlot& slot, StreamRef stream);
+  Result<void> scatter_apart(BatchSlot& slot, StreamRef stream);
+  [[nodiscard]] const TensorView* sole_target(const RequestState& only, std::size_t output) const;
+  [[nodiscard]] const TensorView* only_target(std::span<RequestState* const> requests,
+                                              std::size_t output) const;
+  void copy_pageable_targets(BatchSlot& slot) const;
+  [[nodiscard]] Result<void> check_room(std::size_t output, const TensorView& part,
+                                        const TensorView& target) const;
   void copy_late_targets(BatchSlot& slot);
   Result<void*> allocate_late(BatchSlot& slot, std::size_t output, DataType type,
                               const Shape& shape, std::size_t bytes_size);
+  [[nodiscard]] bool aligned_for_plan(const TensorView& view) const;
   [[nodiscard]] bool binds_in_place(const BatchSlot& slot, const TensorView& view) const;
 
   DeviceState& device_;
+  const bool apart_;  // the device's memory is not the host's
   const std::string name_;
   const ModelConfig config_;
   BatchPolicy batching_;
   std::string backend_name_;
   std::string backend_reason_;
   Reservation reservation_;  // lanes and slots; the weights' is the plan's
+  bool runs_in_place_ = false;
+  std::size_t in_place_count_ = 0;                                     // the driver's
+  std::unordered_map<AddressKey, InPlaceRuns, AddressHash> in_place_;  // the driver's
   std::unique_ptr<Plan> plan_;
 
  public:

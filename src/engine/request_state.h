@@ -55,8 +55,18 @@ class RequestState final : public Lease::Counted {
   std::uint64_t shape_key = 0;          // equal keys may share a batch
   std::size_t location = 0;             // see ModelQueue
   InlineVector<std::size_t, 4> wanted;  // the model's index of each of request.outputs
+  /// Bit k: the target of request.outputs[k] is host memory that the device does not reach.
+  std::uint64_t pageable_targets = 0;
+  [[nodiscard]] bool pageable_target(std::size_t k) const noexcept {
+    return (pageable_targets >> k & 1) != 0;
+  }
   TimePoint submitted;
   TimePoint deadline = TimePoint::max();
+
+  /// When the driver expects the batch to end, on the steady clock; 0: not known yet.
+  std::atomic<Duration::rep> expected_end{0};
+  /// Waiters may spin through the last stretch, where waking a sleeping thread would cost more.
+  bool may_spin = false;
 
   // The queue's own.
   std::uint64_t sequence = 0;
@@ -74,6 +84,8 @@ class RequestState final : public Lease::Counted {
   static constexpr std::uint32_t kReady = 2;
 
   void clear() noexcept;
+  /// True when fulfilled meanwhile; else sets by when to look again.
+  bool spin_near_end(TimePoint& sleep_until) const noexcept;
 
   std::atomic<std::uint32_t> ready_{kPending};
 };

@@ -56,6 +56,7 @@ TEST(RequestState, SeveralThreadsMayWait) {
   const Lease held = Lease::adopt(state);
   std::atomic<int> woken{0};
   std::vector<std::jthread> threads;
+  threads.reserve(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
       if (state->wait(Clock::now() + seconds(60))) woken.fetch_add(1);
@@ -105,7 +106,7 @@ TEST(RequestState, IsRecycledAsNew) {
     used->location = 3;
     used->deadline = TimePoint();
     used->wanted.push_back(5);
-    used->callback = [](Result<Response>, bool) {};
+    used->callback = [](const Result<Response>&, bool) {};
     used->request.priority = 9;
     used->request.id = "old";
     used->request.deadline = TimePoint();

@@ -58,6 +58,7 @@ void run(std::vector<Simulated>& models, int batches, unsigned seed) {
   std::mt19937 random(seed);
   for (int i = 0; i < batches; ++i) {
     std::vector<PlanLoad> ready;
+    ready.reserve(models.size());
     for (const Simulated& model : models)
       ready.push_back({0, TimePoint::max(), model.virtual_time});
     Simulated& chosen = models[*next_plan(ready, {}).plan];

@@ -54,9 +54,8 @@ std::string nearest_name(std::string_view name, std::span<const std::string_view
 std::string unknown_field(std::string_view name, std::span<const std::string_view> known) {
   const std::string nearest = nearest_name(name, known);
   if (!nearest.empty())
-    return concat("unknown field ", millrace::quoted(name), "; did you mean ",
-                  millrace::quoted(nearest), "?");
-  return concat("unknown field ", millrace::quoted(name), "; known are ", join(known, ", "));
+    return concat("unknown field ", quote(name), "; did you mean ", quote(nearest), "?");
+  return concat("unknown field ", quote(name), "; known are ", join(known, ", "));
 }
 
 Result<json> parse_json(std::string_view text, std::string_view where) {
@@ -80,7 +79,7 @@ Result<json> parse_json(std::string_view text, std::string_view where) {
                    concat(where, ": expected at most ", kDeepest, " levels of nesting")};
     if (twice.empty()) return value;
     return Error{ErrorCode::invalid_argument,
-                 concat(where, ": the field ", millrace::quoted(twice), " comes twice")};
+                 concat(where, ": the field ", quote(twice), " comes twice")};
   } catch (const json::parse_error& error) {
     const std::string_view before = text.substr(0, std::min(error.byte, text.size()));
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');

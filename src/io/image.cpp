@@ -45,7 +45,7 @@ Result<Image> decode_image(std::string_view bytes, int channels, std::string_vie
   assert(channels == 1 || channels == 3);
   const auto bad = [&](const std::string& why) {
     return Error{ErrorCode::invalid_argument,
-                 concat("cannot read image ", quoted(source), ": expected a PNG or JPEG file, got ",
+                 concat("cannot read image ", quote(source), ": expected a PNG or JPEG file, got ",
                         bytes.size(), " bytes that cannot be decoded (", why, ")")};
   };
   if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))
@@ -59,7 +59,7 @@ Result<Image> decode_image(std::string_view bytes, int channels, std::string_vie
   }
   if (std::int64_t{image.width} * image.height > kMostPixels) {
     return Error{ErrorCode::unsupported,
-                 concat("cannot read image ", quoted(source), ": it has ", image.width, " x ",
+                 concat("cannot read image ", quote(source), ": it has ", image.width, " x ",
                         image.height, " pixels, more than ", kMostPixels)};
   }
   const std::unique_ptr<stbi_uc, FreePixels> pixels(
@@ -71,7 +71,7 @@ Result<Image> decode_image(std::string_view bytes, int channels, std::string_vie
   try {
     image.pixels.assign(pixels.get(), pixels.get() + count);
   } catch (const std::bad_alloc&) {
-    return Error{ErrorCode::out_of_memory, concat("cannot read image ", quoted(source),
+    return Error{ErrorCode::out_of_memory, concat("cannot read image ", quote(source),
                                                   ": no memory for ", format_bytes(count))};
   }
   return image;

@@ -72,7 +72,7 @@ class HeaderParser {
     } else if (key == "shape") {
       MILLRACE_ASSIGN(header.shape, tuple_value());
     } else {
-      return bad_file(source_, concat("the header has an unknown field ", quoted(key)));
+      return bad_file(source_, concat("the header has an unknown field ", quote(key)));
     }
     return {};
   }
@@ -138,7 +138,7 @@ class HeaderParser {
   }
   Error fail(std::string_view expected) const {
     return bad_file(source_, concat("expected ", expected, " in the header, got ",
-                                    quoted(text_.substr(at_, 16))));
+                                    quote(text_.substr(at_, 16))));
   }
 
   std::string_view text_;
@@ -160,7 +160,7 @@ struct Element {
 Result<Element> parse_descr(std::string_view descr, std::string_view source) {
   const auto unsupported = [&](std::string_view why) {
     return Error{ErrorCode::unsupported,
-                 concat(source, ": arrays of type ", quoted(descr), " are not supported", why)};
+                 concat(source, ": arrays of type ", quote(descr), " are not supported", why)};
   };
   Element element;
   std::string_view rest = descr;
@@ -168,7 +168,7 @@ Result<Element> parse_descr(std::string_view descr, std::string_view source) {
     element.swapped = rest.front() == '>';
     rest.remove_prefix(1);
   }
-  if (rest.empty()) return bad_file(source, concat("descr ", quoted(descr), " names no type"));
+  if (rest.empty()) return bad_file(source, concat("descr ", quote(descr), " names no type"));
   const char kind = rest.front();
   if (kind == 'O') return unsupported(": they hold pickled Python objects");
   if (kind == 'V') return unsupported(": NumPy has no such type of its own; save them as float32");
@@ -307,7 +307,7 @@ struct Split {
 Result<Split> split(std::string_view bytes, std::string_view source) {
   if (bytes.substr(0, kMagic.size()) != kMagic) {
     return bad_file(source, concat("expected it to begin with \"\\x93NUMPY\", got ",
-                                   quoted(bytes.substr(0, kMagic.size()))));
+                                   quote(bytes.substr(0, kMagic.size()))));
   }
   const auto byte_at = [&](std::size_t i) -> std::size_t {
     return static_cast<unsigned char>(bytes[i]);
@@ -473,7 +473,7 @@ Result<void> write_npy(const TensorView& view, const std::string& path) {
   Result<void> made = make_npy(view, parts);
   if (!made.ok())
     return Error{made.error().code,
-                 concat("cannot write ", quoted(path), ": ", made.error().message)};
+                 concat("cannot write ", quote(path), ": ", made.error().message)};
   MILLRACE_ASSIGN(AtomicFile file, AtomicFile::create(path));
   MILLRACE_TRY(file.write(parts.header));
   MILLRACE_TRY(file.write(parts.data));

@@ -23,19 +23,18 @@ Result<std::vector<NamedArray>> parse_npz(std::string_view bytes, std::string_vi
   for (const ZipMember& member : members) {
     std::string name = member.name;
     if (!name.ends_with(kSuffix)) {
-      return Error{
-          ErrorCode::invalid_argument,
-          concat(source, ": expected members whose names end in .npy, got ", quoted(name))};
+      return Error{ErrorCode::invalid_argument,
+                   concat(source, ": expected members whose names end in .npy, got ", quote(name))};
     }
     name.resize(name.size() - kSuffix.size());
     if (!names.insert(name).second) {
       return Error{ErrorCode::invalid_argument,
-                   concat(source, ": there are two arrays ", quoted(name))};
+                   concat(source, ": there are two arrays ", quote(name))};
     }
     std::string owned;
     MILLRACE_ASSIGN(const std::string_view content, unpack(member, owned, source));
     MILLRACE_ASSIGN(const Tensor tensor,
-                    parse_npy(content, concat(source, ": array ", quoted(name))));
+                    parse_npy(content, concat(source, ": array ", quote(name))));
     arrays.push_back({std::move(name), tensor.view(), tensor.lease()});
   }
   return arrays;
@@ -53,8 +52,8 @@ Result<void> write_npz(std::span<const NamedTensor> arrays, const std::string& p
     NpyParts parts;
     Result<void> made = make_npy(array.view, parts);
     if (!made.ok()) {
-      return Error{made.error().code, concat("cannot write ", quoted(path), ": array ",
-                                             quoted(array.name), ": ", made.error().message)};
+      return Error{made.error().code, concat("cannot write ", quote(path), ": array ",
+                                             quote(array.name), ": ", made.error().message)};
     }
     MILLRACE_TRY(writer.add(concat(array.name, kSuffix), parts.header, parts.data));
   }

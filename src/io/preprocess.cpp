@@ -45,7 +45,7 @@ Result<T> choose(const std::array<Choice<T>, N>& choices, std::string_view text,
     if (equal_ignoring_case(choice.name, text)) return choice.value;
     known.push_back(choice.name);
   }
-  return bad(where, field, concat("one of ", join(known, ", ")), millrace::quoted(text));
+  return bad(where, field, concat("one of ", join(known, ", ")), quote(text));
 }
 
 // A number, or a fraction such as 1/255.
@@ -58,7 +58,7 @@ Result<double> parse_fraction(std::string_view text, std::string_view where,
                                    : parse_number(trimmed(text.substr(slash + 1)), field);
   if (above.ok() && below.ok() && *below != 0 && std::isfinite(*above / *below))
     return *above / *below;
-  return bad(where, field, "a number or a fraction such as 1/255", millrace::quoted(text));
+  return bad(where, field, "a number or a fraction such as 1/255", quote(text));
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -101,7 +101,7 @@ Result<void> set_text(ImagePreprocess& out, std::string_view field, std::string_
         sides.size() == 2 ? parse_integer(sides[1], field, 1, kMostSide) : height;
     if (sides.size() > 2 || !height.ok() || !width.ok()) {
       return bad(where, field, concat("HEIGHTxWIDTH with sides from 1 to ", kMostSide),
-                 millrace::quoted(value));
+                 quote(value));
     }
     out.resize = ImageSize{static_cast<int>(*height), static_cast<int>(*width)};
   } else if (field == "layout") {
@@ -164,8 +164,8 @@ Result<ImagePreprocess> parse_preprocess_text(std::string_view text, ImagePrepro
     const std::size_t equals = part.find('=');
     if (equals == std::string_view::npos) {
       return Error{ErrorCode::invalid_argument,
-                   concat(kWhere, ": expected field=value,..., got ", millrace::quoted(part),
-                          "; fields are ", join(kFields, ", "))};
+                   concat(kWhere, ": expected field=value,..., got ", quote(part), "; fields are ",
+                          join(kFields, ", "))};
     }
     MILLRACE_TRY(
         set_text(base, trimmed(part.substr(0, equals)), trimmed(part.substr(equals + 1)), kWhere));
@@ -254,7 +254,7 @@ bool known_type(DataType type) {
 }  // namespace
 
 Result<PreprocessPlan> plan_preprocess(const ImagePreprocess& stated, const TensorInfo& input) {
-  const std::string where = concat("images for input ", millrace::quoted(input.name));
+  const std::string where = concat("images for input ", quote(input.name));
   if (!known_type(input.type)) {
     return Error{ErrorCode::unsupported,
                  concat(where, ": expected type UINT8, FP16, BF16, FP32 or FP64, the model takes ",

@@ -150,7 +150,7 @@ Result<std::string_view> packed_data(std::string_view bytes, const Place& place,
 
 Result<ZipMember> member_of(std::string_view bytes, std::string_view entry, std::string name,
                             std::string_view extra, std::string_view source) {
-  const std::string where = concat(source, ": member ", quoted(name));
+  const std::string where = concat(source, ": member ", quote(name));
   const std::uint16_t method = u16(entry, 10);
   if ((u16(entry, 8) & kEncrypted) != 0) {
     return Error{ErrorCode::unsupported, concat(where, " is encrypted, which is not supported")};
@@ -237,7 +237,7 @@ std::uint32_t checksum_of(std::string_view bytes, std::uint32_t before = 0) {
 
 Result<std::string_view> unpack(const ZipMember& member, std::string& owned,
                                 std::string_view source) {
-  const std::string where = concat(source, ": member ", quoted(member.name));
+  const std::string where = concat(source, ": member ", quote(member.name));
   std::string_view content = member.packed;
   if (member.deflated) {
     try {

@@ -241,7 +241,7 @@ Result<ModelFile> read_folder(const fs::path& folder) {
     file.config.path = folder.string();
     return file;
   }
-  return Error{ErrorCode::not_found, concat("the folder ", millrace::quoted(folder.string()),
+  return Error{ErrorCode::not_found, concat("the folder ", quote(folder.string()),
                                             " is no model: expected ", kConfigName, " in it")};
 }
 
@@ -260,10 +260,10 @@ Result<ModelFile> read_model(const std::string& argument) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return read_folder(path);
   if (!fs::exists(path, ignored)) {
-    return Error{ErrorCode::not_found,
-                 concat("there is no model ", millrace::quoted(argument),
-                        ": expected a model file, a folder with ", kConfigName,
-                        ", a configuration (.json) or \"reference:KIND\"")};
+    return Error{
+        ErrorCode::not_found,
+        concat("there is no model ", quote(argument), ": expected a model file, a folder with ",
+               kConfigName, ", a configuration (.json) or \"reference:KIND\"")};
   }
   const bool reference_file = argument.ends_with(".reference.json");
   if (path.extension() == ".json" && !reference_file) return read_model_config(argument);
@@ -275,7 +275,7 @@ Result<ModelFile> read_model(const std::string& argument) {
     if (file.config.path.empty() || !same_file(file.config.path, argument)) {
       return Error{ErrorCode::invalid_argument,
                    concat(own.string(), ": expected \"model\" to name ", path.filename().string(),
-                          ", which it lies beside; got ", millrace::quoted(file.config.path))};
+                          ", which it lies beside; got ", quote(file.config.path))};
     }
     return file;
   }

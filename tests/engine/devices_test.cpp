@@ -144,8 +144,8 @@ TEST_F(Shares, DeviceTimeIsSharedByWeight) {
   std::atomic<int> left{kRequests};
   double ratio = 0;
   for (int i = 0; i < kRequests; ++i) {
-    must(one.submit(numbers_.request(), [](Result<Response>, bool) {}));
-    must(three.submit(numbers_.request(), [&](Result<Response>, bool) {
+    must(one.submit(numbers_.request(), [](const Result<Response>&, bool) {}));
+    must(three.submit(numbers_.request(), [&](const Result<Response>&, bool) {
       if (--left != kRequests / 3) return;  // while both still have plenty to do
       ratio = static_cast<double>(three.statistics().device_time.count()) /
               static_cast<double>(one.statistics().device_time.count());
@@ -240,6 +240,7 @@ TEST_F(Locality, ADeviceThatIsStuckStrandsNothing) {
   Future held = model_.submit(on(1, gate_.event()));
   ASSERT_TRUE(eventually([&] { return model_.statistics().running_batches == 1; }));
   std::vector<Future> futures;
+  futures.reserve(20);
   for (int i = 0; i < 20; ++i) futures.push_back(model_.submit(on(1)));
   for (Future& future : futures) {
     const Result<Response> response = get(future);

@@ -183,8 +183,10 @@ TEST_F(Ensembles, ManyRequestsShareTheBatchesOfTheirSteps) {
   const Model model = must(engine_.load(diamond()));
   constexpr int kRequests = 300;
   std::vector<Numbers> numbers;
+  numbers.reserve(kRequests);
   for (int i = 0; i < kRequests; ++i) numbers.emplace_back(1 + i % 4, static_cast<float>(i));
   std::vector<Future> futures;
+  futures.reserve(numbers.size());
   for (const Numbers& each : numbers) futures.push_back(model.submit(ask(each)));
   for (std::size_t i = 0; i < kRequests; ++i) expect_triple(get(futures[i]), numbers[i]);
   const ModelStatistics statistics = model.statistics();

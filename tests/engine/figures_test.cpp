@@ -8,7 +8,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-using ::testing::SizeIs;
 
 TEST(Statistics, CountEveryRequestOnce) {
   Engine engine = make_engine();

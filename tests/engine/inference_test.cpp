@@ -123,7 +123,7 @@ TEST(Inference, ACallbackIsCalledOnceOnAThreadOfTheExecutor) {
   const Numbers numbers(2);
   std::atomic<int> calls{0};
   std::thread::id where;
-  must(model.submit(numbers.request(), [&](Result<Response> response, bool last) {
+  must(model.submit(numbers.request(), [&](const Result<Response>& response, bool last) {
     EXPECT_TRUE(last);
     expect_echo(response, numbers);
     where = std::this_thread::get_id();
@@ -138,7 +138,7 @@ TEST(Inference, ARefusedRequestDoesNotCallBack) {
   Engine engine = make_engine();
   const Model model = must(engine.load(from("reference:identity")));
   bool called = false;
-  expect_error(model.submit(Request(), [&called](Result<Response>, bool) { called = true; }),
+  expect_error(model.submit(Request(), [&called](const Result<Response>&, bool) { called = true; }),
                ErrorCode::invalid_argument);
   expect_error(model.submit(Numbers().request(), Callback()), ErrorCode::invalid_argument,
                {"callback"});
@@ -151,7 +151,7 @@ TEST(Inference, ACallbackMaySubmit) {
   const Model model = must(engine.load(from("reference:identity")));
   const Numbers numbers;
   std::atomic<int> left{100};
-  std::function<void(Result<Response>, bool)> again = [&](Result<Response> response, bool) {
+  std::function<void(Result<Response>, bool)> again = [&](const Result<Response>& response, bool) {
     expect_echo(response, numbers);
     if (--left > 0) must(model.submit(numbers.request(), again));
   };
@@ -166,7 +166,7 @@ TEST(Inference, ACallbackMayWaitForWhatItSubmits) {
   const Numbers numbers(2);
   std::atomic<int> answered{0};
   for (int i = 0; i < 20; ++i) {
-    must(model.submit(numbers.request(), [&](Result<Response> response, bool) {
+    must(model.submit(numbers.request(), [&](const Result<Response>& response, bool) {
       expect_echo(response, numbers);
       expect_echo(model.infer(numbers.request()), numbers);
       Future first = model.submit(numbers.request());
@@ -243,7 +243,7 @@ TEST(Inference, CarriesEveryDataType) {
     SCOPED_TRACE(to_string(type));
     const std::string name(to_string(type));
     const Model model = must(engine.load(named(name, "reference:identity?shape=5&type=" + name)));
-    std::vector<std::uint8_t> bytes(3 * 5 * size_of(type));
+    std::vector<std::uint8_t> bytes(size_of(type) * 3 * 5);
     std::iota(bytes.begin(), bytes.end(), static_cast<std::uint8_t>(type));
     if (type == DataType::boolean) {
       for (std::uint8_t& byte : bytes) byte &= 1;

@@ -60,6 +60,7 @@ TEST(Lifecycle, OneOfManyWhoUnloadSucceeds) {
     std::atomic<int> successes{0};
     {
       std::vector<std::jthread> threads;
+      threads.reserve(3);
       for (int i = 0; i < 3; ++i) {
         threads.emplace_back([&] {
           const Result<void> unloaded = engine.unload("m", kGuard);
@@ -80,6 +81,7 @@ TEST(Lifecycle, OneOfManyWhoLoadANameSucceeds) {
   std::atomic<int> successes{0};
   {
     std::vector<std::jthread> threads;
+    threads.reserve(4);
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&] {
         const Result<Model> loaded = engine.load(named("m", "reference:identity?load_us=2000"));
@@ -152,6 +154,7 @@ TEST(Lifecycle, SubmittingWhileUnloadingIsAnsweredOneWayOrTheOther) {
         };
         {
           std::vector<std::jthread> threads;
+          threads.reserve(3);
           for (int i = 0; i < 3; ++i) {
             threads.emplace_back([&, mine = model] {
               while (refused == 0) {
@@ -160,7 +163,7 @@ TEST(Lifecycle, SubmittingWhileUnloadingIsAnsweredOneWayOrTheOther) {
                   check(get(mine.submit(numbers.request())));
                 } else if (const Result<Ticket> ticket = mine.submit(
                                numbers.request(),
-                               [&](Result<Response> response, bool) { check(response); });
+                               [&](const Result<Response>& response, bool) { check(response); });
                            !ticket.ok()) {
                   check(ticket.error());
                 }
@@ -184,6 +187,7 @@ TEST(Lifecycle, ReloadingUnderLoadLosesNothing) {
   std::atomic<bool> over{false};
   std::atomic<int> answered{0}, turned_away{0};
   std::vector<std::jthread> threads;
+  threads.reserve(3);
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([&, t] {
       const Numbers numbers(1 + t, static_cast<float>(100 * t));

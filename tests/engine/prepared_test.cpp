@@ -4,8 +4,6 @@
 namespace millrace::testing {
 namespace {
 
-using ::testing::ElementsAre;
-
 ModelConfig prepared(const std::string& options, std::int64_t max_items = 8) {
   ModelConfig config = one_at_a_time("reference:identity?" + options);
   config.batching.max_items = max_items;

@@ -92,6 +92,7 @@ TEST_F(Queueing, TheOrderIsPreservedOverLanesBatchesAndFailures) {
   constexpr int kRequests = 400;
   std::mt19937 random(11);
   std::vector<Numbers> numbers;
+  numbers.reserve(kRequests);
   for (int i = 0; i < kRequests; ++i)
     numbers.emplace_back(1 + static_cast<int>(random() % 6), static_cast<float>(i));
   Answers answers;
@@ -151,9 +152,9 @@ TEST_F(Queueing, ADeadlineThatHasPassedIsRefused) {
   expect_error(get(model_.submit(request)), ErrorCode::deadline_exceeded,
                {"\"identity\"", "before it was submitted"});
   bool called = false;
-  expect_error(
-      model_.submit(std::move(request), [&called](Result<Response>, bool) { called = true; }),
-      ErrorCode::deadline_exceeded);
+  expect_error(model_.submit(std::move(request),
+                             [&called](const Result<Response>&, bool) { called = true; }),
+               ErrorCode::deadline_exceeded);
   must(engine_.drain(kGuard));
   EXPECT_FALSE(called);
   EXPECT_EQ(model_.statistics().expired, 2u);
@@ -299,9 +300,9 @@ TEST_F(Queueing, AFullQueueAnswersAtOnce) {
   EXPECT_TRUE(fourth.ready());
   expect_error(get(fourth), ErrorCode::queue_full, {"\"identity\"", "2 requests", "try again"});
   bool called = false;
-  expect_error(
-      model_.submit(numbers_.request(), [&called](Result<Response>, bool) { called = true; }),
-      ErrorCode::queue_full);
+  expect_error(model_.submit(numbers_.request(),
+                             [&called](const Result<Response>&, bool) { called = true; }),
+               ErrorCode::queue_full);
   EXPECT_TRUE(second.cancel());
   Future fifth = model_.submit(numbers_.request());
   open();
@@ -315,7 +316,7 @@ TEST_F(Queueing, AFullQueueAnswersAtOnce) {
 TEST_F(Queueing, SoDoesOneThatIsFullByBytes) {
   ModelConfig config = single();
   config.batching.max_items = 4;
-  config.limits.max_bytes = 5 * 64;
+  config.limits.max_bytes = std::size_t{5} * 64;
   load(config);
   hold();
   const Numbers two(2), three(3), four(4);

@@ -130,6 +130,7 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
   });
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kThreads);
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, t] {
         std::mt19937 random(static_cast<unsigned>(1000 + t));
@@ -148,7 +149,7 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
           if (random() % 2) {
             Result<Ticket> ticket = models[which].submit(
                 mine.request(random),
-                [&mine](Result<Response> response, bool) { mine.check(response); });
+                [&mine](const Result<Response>& response, bool) { mine.check(response); });
             if (!ticket.ok()) {
               mine.check(ticket.error());
             } else if (mine.cancelled) {
@@ -198,6 +199,7 @@ TEST(Stress, NothingIsLeftLyingWhileALaneIsFree) {
     models.push_back(must(engine.load(config)));
   }
   std::vector<std::jthread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       const Numbers numbers(1 + t % 3, static_cast<float>(t));

@@ -192,6 +192,7 @@ TEST_F(Tensors, ResponsesOutliveTheirModelAndTheirEngine) {
   for (const Numbers& each : numbers) futures.push_back(model_.submit(each.request()));
   open();
   std::vector<Result<Response>> responses;
+  responses.reserve(futures.size());
   for (Future& future : futures) responses.push_back(get(future));
   must(engine_->unload("identity"));
   expect_echo(responses[0], numbers[0]);

@@ -8,7 +8,6 @@ namespace millrace::testing {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 // ----------------------------------------------------------------------------------------------------------
 // requests

@@ -4,8 +4,6 @@
 namespace millrace::testing {
 namespace {
 
-using ::testing::ElementsAre;
-
 class Failures : public ::testing::TestWithParam<const char*> {
  protected:
   const Log log_;
@@ -51,6 +49,7 @@ TEST_P(Failures, AModelThatAlwaysFailsAnswersAlways) {
   config.lanes = 2;
   const Model bad = must(engine.load(config));
   std::vector<Future> futures;
+  futures.reserve(200);
   for (int i = 0; i < 200; ++i) futures.push_back(bad.submit(numbers_.request()));
   for (Future& future : futures) expect_error(get(future), ErrorCode::internal, {"as asked"});
   EXPECT_EQ(bad.statistics().failed, 200u);
@@ -121,8 +120,8 @@ TEST_F(FailuresToo, ACallbackThatThrowsIsLoggedAndOthersAreCalled) {
   const Model model = must(engine.load(named("m", "reference:identity")));
   Answers answers;
   must(model.submit(numbers_.request(),
-                    [](Result<Response>, bool) { throw std::runtime_error("the reason"); }));
-  must(model.submit(numbers_.request(), [](Result<Response>, bool) { throw 3; }));
+                    [](const Result<Response>&, bool) { throw std::runtime_error("the reason"); }));
+  must(model.submit(numbers_.request(), [](const Result<Response>&, bool) { throw 3; }));
   must(model.submit(numbers_.request(), answers.callback(1)));
   ASSERT_TRUE(answers.wait_for(1));
   EXPECT_TRUE(eventually([&] { return log_.has("model \"m\": a callback threw: the reason"); }));
@@ -144,7 +143,7 @@ TEST_F(FailuresToo, ACallbackThatBlocksHoldsUpNoDevice) {
   Engine engine = make_engine();
   const Model model = must(engine.load(named("m", "reference:identity")));
   std::atomic<bool> open{false};
-  must(model.submit(numbers_.request(), [&](Result<Response>, bool) { open.wait(false); }));
+  must(model.submit(numbers_.request(), [&](const Result<Response>&, bool) { open.wait(false); }));
   for (int i = 0; i < 50; ++i) expect_echo(model.infer(numbers_.request()), numbers_);
   expect_error(engine.unload("m", milliseconds(20)), ErrorCode::deadline_exceeded, {"1 requests"});
   open = true;

@@ -36,7 +36,7 @@ class Hangs : public ::testing::TestWithParam<const char*> {
 
   const Log log_;
   // Never freed: a lane that hung may read it when its engine and its test are gone.
-  static inline const Numbers& numbers_ = *new Numbers;
+  static inline const Numbers& numbers = *new Numbers;
 };
 
 TEST_P(Hangs, AreReportedAndTheRestGoesOn) {
@@ -45,36 +45,36 @@ TEST_P(Hangs, AreReportedAndTheRestGoesOn) {
   const Model other = must(engine.load(named("other", "reference:identity")));
   LeaseCount running_leases, queued_leases;
   std::vector<float> target(16, -1.0F);
-  Request request = numbers_.request();
+  Request request = numbers.request();
   request.inputs[0].lease = running_leases.lease();
   request.outputs.push_back(
       into("output", TensorView::of(target.data(), {1, 16}), running_leases.lease()));
   Future running = stuck.submit(std::move(request));
-  Future behind = stuck.submit(numbers_.request());  // in the second slot
-  request = numbers_.request();
+  Future behind = stuck.submit(numbers.request());  // in the second slot
+  request = numbers.request();
   request.inputs[0].lease = queued_leases.lease();
   Future queued = stuck.submit(std::move(request));
   wait_for_hang();
-  expect_echo(other.infer(numbers_.request()), numbers_);
+  expect_echo(other.infer(numbers.request()), numbers);
 
   expect_error(get(running), ErrorCode::unavailable,
                {"\"stuck\"", "host:0", "lane 0", "hang_timeout", "quarantined"});
   expect_error(get(behind), ErrorCode::unavailable, {"\"stuck\""});
   expect_error(get(queued), ErrorCode::unavailable, {"\"stuck\""});
-  expect_error(stuck.infer(numbers_.request()), ErrorCode::unavailable, {"\"stuck\"", "lane 0"});
+  expect_error(stuck.infer(numbers.request()), ErrorCode::unavailable, {"\"stuck\"", "lane 0"});
   EXPECT_TRUE(log_.has("did not finish a batch"));
   EXPECT_EQ(queued_leases.released(), 1) << "nothing touches it";
   EXPECT_EQ(running_leases.released(), 0) << "the lane still may";
   EXPECT_EQ(target[0], -1.0F);
-  expect_echo(other.infer(numbers_.request()), numbers_);
+  expect_echo(other.infer(numbers.request()), numbers);
   EXPECT_EQ(stuck.statistics().failed, 3u);
   EXPECT_EQ(stuck.statistics().running_batches, 0u);
 
   // It passes after all: what was held is let go, and the lane comes back.
   release_all();
   EXPECT_TRUE(eventually([&] { return running_leases.released() == 2; }));
-  EXPECT_TRUE(eventually([&] { return stuck.infer(numbers_.request()).ok(); }));
-  expect_echo(stuck.infer(numbers_.request()), numbers_);
+  EXPECT_TRUE(eventually([&] { return stuck.infer(numbers.request()).ok(); }));
+  expect_echo(stuck.infer(numbers.request()), numbers);
   EXPECT_TRUE(log_.has("back in use"));
   EXPECT_EQ(stuck.statistics().failed + stuck.statistics().succeeded, stuck.statistics().requests);
   must(engine.unload("stuck"));
@@ -83,10 +83,11 @@ TEST_P(Hangs, AreReportedAndTheRestGoesOn) {
 TEST_P(Hangs, OtherLanesOfTheModelGoOn) {
   Engine engine = make_engine();
   const Model stuck = must(engine.load(hanging(GetParam(), 2)));
-  Future running = stuck.submit(numbers_.request());
+  Future running = stuck.submit(numbers.request());
   wait_for_hang();
   std::vector<Future> futures;
-  for (int i = 0; i < 20; ++i) futures.push_back(stuck.submit(numbers_.request()));
+  futures.reserve(20);
+  for (int i = 0; i < 20; ++i) futures.push_back(stuck.submit(numbers.request()));
   const Result<Response> hung = get(running);
   expect_error(hung, ErrorCode::unavailable);
   int answered = 0;
@@ -94,13 +95,13 @@ TEST_P(Hangs, OtherLanesOfTheModelGoOn) {
     const Result<Response> response = get(future);
     if (response.ok()) {
       ++answered;
-      expect_echo(response, numbers_);
+      expect_echo(response, numbers);
     } else {  // one may have been put behind the batch that hangs
       expect_error(response, ErrorCode::unavailable);
     }
   }
   EXPECT_GE(answered, 19);
-  for (int i = 0; i < 20; ++i) expect_echo(stuck.infer(numbers_.request()), numbers_);
+  for (int i = 0; i < 20; ++i) expect_echo(stuck.infer(numbers.request()), numbers);
 }
 
 TEST_P(Hangs, UnloadingAnswersWithAnError) {
@@ -110,7 +111,7 @@ TEST_P(Hangs, UnloadingAnswersWithAnError) {
   const std::string options = std::string(GetParam()) + "&weights_bytes=1MiB";
   const Model stuck = must(engine.load(hanging(options)));
   LeaseCount leases;
-  Request request = numbers_.request();
+  Request request = numbers.request();
   request.inputs[0].lease = leases.lease();
   Future running = stuck.submit(std::move(request));
   wait_for_hang();
@@ -123,7 +124,7 @@ TEST_P(Hangs, UnloadingAnswersWithAnError) {
   EXPECT_EQ(stuck.statistics().failed, 1u);
   // The name is free, and so is the device.
   const Model again = must(engine.load(named("stuck", "reference:identity")));
-  expect_echo(again.infer(numbers_.request()), numbers_);
+  expect_echo(again.infer(numbers.request()), numbers);
   must(engine.unload("stuck"));
   release_all();
   EXPECT_TRUE(eventually([&] { return leases.released() == 1; }));
@@ -145,11 +146,11 @@ TEST_P(Hangs, AnEngineGoesWithALaneThatHangs) {
       config.devices = {DeviceId::host(1)};
       config.hang_timeout = noticed ? kHangTimeout : Duration::zero();
       const Model stuck = must(engine.load(config));
-      Request request = numbers_.request();
+      Request request = numbers.request();
       request.inputs[0].lease = leases.lease();
       running = stuck.submit(std::move(request));
-      must(stuck.submit(numbers_.request(), answers.callback(1)));
-      queued = stuck.submit(numbers_.request());
+      must(stuck.submit(numbers.request(), answers.callback(1)));
+      queued = stuck.submit(numbers.request());
       wait_for_hang();
       if (noticed) running.wait();
     }
@@ -169,7 +170,7 @@ TEST_P(Hangs, OneDeviceOfTwoStrandsNothing) {
   config.hang_timeout = kHangTimeout;
   const Model stuck = must(engine.load(config));
   const auto on_second = [&] {
-    Request request = numbers_.request();
+    Request request = numbers.request();
     request.inputs[0].view.device = DeviceId::host(1);
     return request;
   };
@@ -180,11 +181,12 @@ TEST_P(Hangs, OneDeviceOfTwoStrandsNothing) {
   wait_for_hang();
   const auto go_on = [&](int count) {
     std::vector<Future> futures;
+    futures.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i)
-      futures.push_back(stuck.submit(i % 2 ? on_second() : numbers_.request()));
+      futures.push_back(stuck.submit(i % 2 ? on_second() : numbers.request()));
     for (Future& future : futures) {
       const Result<Response> response = get(future);
-      expect_echo(response, numbers_);
+      expect_echo(response, numbers);
       EXPECT_EQ(response->device, DeviceId::host(0));
     }
   };
@@ -213,17 +215,17 @@ TEST_F(HangsToo, ALaneThatCanBeEndedIsEndedAndGoesOn) {
     Engine engine = make_engine();
     const Model stuck = must(engine.load(hanging(options)));
     LeaseCount leases;
-    Request request = numbers_.request();
+    Request request = numbers.request();
     request.inputs[0].lease = leases.lease();
     Future running = stuck.submit(std::move(request));
-    Future behind = stuck.submit(numbers_.request());
+    Future behind = stuck.submit(numbers.request());
     expect_error(get(running), ErrorCode::unavailable, {"\"stuck\"", "ended after"});
-    expect_echo(behind, numbers_);
+    expect_echo(behind, numbers);
     EXPECT_EQ(leases.released(), 1);
     EXPECT_EQ(hung_reference_batches(), 0u);
     EXPECT_TRUE(log_.has("ending it"));
     EXPECT_FALSE(log_.has("quarantined"));
-    expect_echo(stuck.infer(numbers_.request()), numbers_);
+    expect_echo(stuck.infer(numbers.request()), numbers);
     must(engine.unload("stuck"));
   }
 }
@@ -233,13 +235,13 @@ TEST_F(HangsToo, WithoutATimeoutNothingIsGivenUp) {
   ModelConfig config = hanging();
   config.hang_timeout = Duration::zero();
   const Model stuck = must(engine.load(config));
-  Future running = stuck.submit(numbers_.request());
+  Future running = stuck.submit(numbers.request());
   wait_for_hang();
   expect_error(engine.unload("stuck", milliseconds(100)), ErrorCode::deadline_exceeded,
                {"call again"});
   EXPECT_FALSE(running.ready());
   release_all();
-  expect_echo(running, numbers_);
+  expect_echo(running, numbers);
   must(engine.unload("stuck", kGuard));
 }
 
@@ -263,13 +265,13 @@ TEST_F(HangsToo, AnswersKeepTheirOrder) {
   config.batching.preserve_order = true;
   const Model stuck = must(engine.load(config));
   Answers answers;
-  must(stuck.submit(numbers_.request(), answers.callback(0)));
+  must(stuck.submit(numbers.request(), answers.callback(0)));
   wait_for_hang();
-  for (int i = 1; i < 5; ++i) must(stuck.submit(numbers_.request(), answers.callback(i)));
+  for (int i = 1; i < 5; ++i) must(stuck.submit(numbers.request(), answers.callback(i)));
   ASSERT_TRUE(answers.wait_for(5));
   EXPECT_THAT(answers.order(), ElementsAre(0, 1, 2, 3, 4));
   expect_error(answers.results()[0], ErrorCode::unavailable);
-  for (std::size_t i = 1; i < 5; ++i) expect_echo(answers.results()[i], numbers_);
+  for (std::size_t i = 1; i < 5; ++i) expect_echo(answers.results()[i], numbers);
 }
 
 TEST_F(HangsToo, AnEnsembleAnswersWithTheErrorOfTheStepThatHangs) {
@@ -283,7 +285,7 @@ TEST_F(HangsToo, AnEnsembleAnswersWithTheErrorOfTheStepThatHangs) {
   config.ensemble_outputs = {"z"};
   const Model whole = must(engine.load(config));
   Request request;
-  request.inputs.push_back({"x", numbers_.view(), {}});
+  request.inputs.push_back({"x", numbers.view(), {}});
   expect_error(get(whole.submit(std::move(request))), ErrorCode::unavailable,
                {"\"whole\"", "\"stuck\"", "lane 0"});
   must(engine.unload("whole", kGuard));
@@ -295,12 +297,12 @@ TEST_F(HangsToo, ALaneComesBackForItsQueueOnly) {
   // comes back.
   Engine engine = make_engine();
   const Model stuck = must(engine.load(hanging()));
-  Future running = stuck.submit(numbers_.request());
+  Future running = stuck.submit(numbers.request());
   expect_error(get(running), ErrorCode::unavailable);
   expect_error(engine.unload("stuck", kGuard), ErrorCode::unavailable);
   release_all();
   for (int i = 0; i < 20; ++i) {
-    expect_error(stuck.infer(numbers_.request()), ErrorCode::unavailable);
+    expect_error(stuck.infer(numbers.request()), ErrorCode::unavailable);
     std::this_thread::sleep_for(milliseconds(1));
   }
 }

@@ -12,7 +12,7 @@ struct CudaFactory {
   static constexpr bool kTakesALimit = false;
   // The driver holds up whoever enqueues more than about a thousand pieces of work on a shut
   // stream.
-  static constexpr int kPending = 50;
+  static constexpr int kPending = 10;
   // Between the device's clock and the host's.
   static constexpr auto kClockError = std::chrono::microseconds(50);
 

@@ -28,7 +28,7 @@ COMPARISON = {
 }
 CELL = {
     "model": str, "backend": str, "devices": [str], "lanes": int, "slots": int, "batch": int, "scenario": str,
-    "in_flight": (int, type(None)), "rate": (int, float, type(None)), "request_items": int, "batching": bool, "delay_us": NUMBER,
+    "in_flight": (int, type(None)), "rate": (int, float, type(None)), "request_items": int, "batching": bool, "memory": str, "delay_us": NUMBER,
     "items_per_s": NUMBER, "requests_per_s": NUMBER, "latency_us": LATENCY, "phases_us": PHASES, "errors": int, "cpu_s": NUMBER,
     "rss_mib": NUMBER, "cpu_us_per_request": NUMBER, "seconds": NUMBER, "stable": bool, "interrupted": bool, "requests": int,
     "checked": int, "batches": int, "batch_items_mean": NUMBER, "comparison": [COMPARISON], "wake_us": NUMBER,

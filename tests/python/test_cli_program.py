@@ -15,10 +15,10 @@ def test_version_tells_what_a_bug_report_needs():
 
 def test_help_names_every_verb_and_the_exit_codes():
     text = succeeds("--help")
-    for verb in ("devices", "inspect", "run", "bench", "demo"):
+    for verb in ("devices", "inspect", "run", "bench", "demo", "build", "cache"):
         assert f"\n  {verb} " in text, text
     assert "0 fine, 1 failed, 2 wrong usage" in text
-    for verb in ("devices", "inspect", "run", "demo"):
+    for verb in ("devices", "inspect", "run", "demo", "build", "cache"):
         assert "--json" in succeeds(verb, "--help")
 
 

@@ -89,7 +89,7 @@ def test_every_pin_is_well_formed():
     packages, system = fetch.read_pins(ROOT / "deps.toml")
     assert len(packages) > 20
     for name, entry in packages.items():
-        assert set(entry["groups"]) <= {"build", "cuda", "test", "lint", "fuzz"}, name
+        assert set(entry["groups"]) <= {"build", "cuda", "tensorrt", "test", "lint", "fuzz"}, name
         assert re.fullmatch(r"[0-9][\w.+:~-]*", entry["version"]), name
         if "system" in entry:
             assert re.fullmatch(r"\S+ >= [\d.]+", entry["system"]), name

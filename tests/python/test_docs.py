@@ -20,7 +20,7 @@ from cli_helpers import DIGITS, ROOT, as_json, millrace, succeeds
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", DIGITS / "README.md",
          *sorted((ROOT / "docs").rglob("*.md"))]
 PAGE_IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
-VERBS = ["devices", "inspect", "run", "bench", "demo"]
+VERBS = ["devices", "inspect", "run", "bench", "demo", "build", "cache"]
 
 TOP = {path.name for path in ROOT.iterdir()} - {"build", ".deps"}
 ROOMS = {path.name for path in (ROOT / "src").iterdir()}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches what deps.toml pins into .deps/, with pip and apt-get, and verifies every checksum.
+"""Fetches what deps.toml pins into .deps/, with pip, apt-get and cargo, and verifies every checksum.
 
     tools/deps/fetch.py build cuda test     what these groups need
     tools/deps/fetch.py --latest NAME       version and checksum of NAME in its registry today
@@ -19,11 +19,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
 
 RECIPE = 1  # raise when unpacking changes: older stamps then count for nothing
+CARGO = "1.68"  # from there on it needs no copy of the whole index
 PYTHON = (3, 11)  # the wheels of the venv are pinned for this one
 DEBIAN_RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 LICENCE = re.compile(r"(^|/)(licen[cs]e|copying|notice|thirdpartynotices)[^/]*$", re.IGNORECASE)
@@ -68,8 +70,8 @@ def read_pins(path):
                 raise Failure(f"{where}: expected a key {key!r}, found {sorted(entry)}")
         if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
             raise Failure(f"{where}: sha256 is not 64 hexadecimal digits: {entry['sha256']!r}")
-        if entry["from"] != "pypi" and entry["from"] not in DEBIAN_RELEASES:
-            raise Failure(f"{where}: from is {entry['from']!r}; known: pypi, {', '.join(DEBIAN_RELEASES)}")
+        if entry["from"] not in ("pypi", "crates", *DEBIAN_RELEASES):
+            raise Failure(f"{where}: from is {entry['from']!r}; known: pypi, crates, {', '.join(DEBIAN_RELEASES)}")
         if not entry.get("take") and not entry.get("venv"):
             raise Failure(f"{where}: expected 'take' or 'venv'")
     return packages, data.get("system", {})
@@ -133,7 +135,7 @@ class PyPI:
     """Wheels by name, with pip. Those that are only unpacked are asked for by platform, so that any Python 3 will do."""
 
     ANY_PYTHON = ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--abi=cp311", "--abi=abi3",
-                  "--abi=none", "--platform=manylinux2014_x86_64", "--platform=manylinux_2_27_x86_64",
+                  "--abi=none", "--platform=manylinux2014_x86_64", "--platform=manylinux_2_25_x86_64", "--platform=manylinux_2_27_x86_64",
                   "--platform=manylinux_2_28_x86_64", "--platform=any"]
 
     def __init__(self):
@@ -159,6 +161,41 @@ class PyPI:
     @staticmethod
     def version_of(file):
         return file.name.split("-")[1]
+
+
+class Crates:
+    """Crates by name, with cargo: they are taken from where it keeps its downloads."""
+
+    def __init__(self):
+        if not system_program(f"cargo >= {CARGO}", os.environ.get("PATH", "")):
+            apt_install(["cargo-web"], f"cargo {CARGO} or newer is")
+
+    def download(self, entry, folder, pinned=True):
+        name = entry["name"]
+        project = folder / "project"
+        project.mkdir()
+        version = f"={entry['version']}" if pinned else "*"
+        (project / "lib.rs").touch()
+        (project / "Cargo.toml").write_text('[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n'
+                                            '[lib]\npath = "lib.rs"\n'
+                                            f'[dependencies]\n{name} = {{ version = "{version}", default-features = false }}\n')
+        try:
+            run(["cargo", "fetch", "--quiet", "--manifest-path", project / "Cargo.toml"])
+        except Failure as failure:
+            if "failed to select a version" in str(failure):
+                raise Failure(gone(entry)) from None
+            raise Failure(f"{name} {entry['version']}: download failed; run again to go on.\n{failure}") from None
+        locked = re.search(rf'name = "{re.escape(name)}"\nversion = "([^"]+)"', (project / "Cargo.lock").read_text())[1]
+        home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+        found = sorted((home / "registry" / "cache").glob(f"*/{name}-{locked}.crate"))
+        if not found:
+            raise Failure(f"{name} {locked}: cargo fetched it, but there is no such file under {home}/registry/cache")
+        shutil.copy(found[0], folder)
+        shutil.rmtree(project)
+
+    @staticmethod
+    def version_of(file):
+        return file.stem.rpartition("-")[2]
 
 
 class Debian:
@@ -313,6 +350,25 @@ def unpack_wheel(file, entry, deps):
     return written
 
 
+def unpack_crate(file, entry, deps):
+    written = []
+    with tarfile.open(file) as archive:
+        for member in (member for member in archive if member.isfile()):
+            inside = member.name.partition("/")[2]  # below NAME-VERSION/
+            target = mapped(inside, entry["take"])
+            if target is None and LICENCE.search(inside):
+                target = f"licences/{entry['name']}/{Path(inside).name}"
+            if target is None:
+                continue
+            path = deps / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            with archive.extractfile(member) as source, open(path, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+            written.append(target)
+    return written
+
+
 def unpack_deb(file, entry, deps):
     scratch = file.parent / "unpacked"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -377,10 +433,11 @@ class Fetcher:
 
     def registry(self, source):
         if source not in self.registries:
-            if source != "pypi" and not shutil.which("apt-get"):
+            if source in DEBIAN_RELEASES and not shutil.which("apt-get"):
                 raise Failure("apt-get not found: install the libraries that deps.toml names with the system's own package "
                               "manager (CMake finds them), or build on Debian 12")
-            self.registries[source] = PyPI() if source == "pypi" else Debian(source, self.deps)
+            makers = {"pypi": PyPI, "crates": Crates}
+            self.registries[source] = makers[source]() if source in makers else Debian(source, self.deps)
         return self.registries[source]
 
     def stamp(self, name):
@@ -452,7 +509,7 @@ class Fetcher:
         if entry.get("venv"):
             written = [file.relative_to(self.deps).as_posix()]
         else:
-            unpack = unpack_wheel if entry["from"] == "pypi" else unpack_deb
+            unpack = {"pypi": unpack_wheel, "crates": unpack_crate}.get(entry["from"], unpack_deb)
             written = unpack(file, entry, self.deps) + install_links(entry, self.deps)
         for source in entry.get("take", {}).values():
             if not any(path == source or path.startswith(source + "/") for path in written):
@@ -553,7 +610,7 @@ def fingerprint(entry):
 
 
 def only_file(folder, entry):
-    files = [path for path in folder.iterdir() if path.suffix in (".whl", ".deb")]
+    files = [path for path in folder.iterdir() if path.suffix in (".whl", ".deb", ".crate")]
     if len(files) != 1:
         raise Failure(f"{entry['name']}: expected one downloaded file in {folder}, found {len(files)}")
     return files[0]
@@ -564,7 +621,7 @@ def main():
         raise Failure(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description="Fetches the pinned dependencies into .deps/.")
-    parser.add_argument("groups", nargs="*", help="build, cuda, test, lint, fuzz")
+    parser.add_argument("groups", nargs="*", help="build, cuda, tensorrt, test, lint, fuzz")
     parser.add_argument("--pins", type=Path, default=root / "deps.toml", help="the file of pins (default: %(default)s)")
     parser.add_argument("--deps", type=Path, default=root / ".deps", help="where to unpack (default: %(default)s)")
     parser.add_argument("--latest", metavar="NAME", help="print version and checksum of NAME in its registry today")

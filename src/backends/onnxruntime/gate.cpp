@@ -8,29 +8,29 @@ bool Gate::enter(Pass& pass, const std::atomic<bool>& ended) {
   std::unique_lock lock(mutex_);
   if (free_ > 0) {  // then nobody waits
     --free_;
-    pass.state = Pass::State::inside;
+    pass.state_ = Pass::State::inside;
     return true;
   }
-  pass.state = Pass::State::waiting;
+  pass.state_ = Pass::State::waiting;
   waiting_.push_back(&pass);
-  pass.changed.wait(lock, [&] { return pass.state == Pass::State::inside || ended.load(); });
-  if (pass.state == Pass::State::inside) return true;
+  pass.changed_.wait(lock, [&] { return pass.state_ == Pass::State::inside || ended.load(); });
+  if (pass.state_ == Pass::State::inside) return true;
   waiting_.erase(std::ranges::find(waiting_, &pass));
-  pass.state = Pass::State::outside;
+  pass.state_ = Pass::State::outside;
   return false;
 }
 
 void Gate::leave(Pass& pass) noexcept {
   const std::lock_guard lock(mutex_);
-  if (pass.state != Pass::State::inside) return;
-  pass.state = Pass::State::outside;
+  if (pass.state_ != Pass::State::inside) return;
+  pass.state_ = Pass::State::outside;
   ++free_;
   admit();
 }
 
 void Gate::wake(Pass& pass) noexcept {
   const std::lock_guard lock(mutex_);
-  pass.changed.notify_all();
+  pass.changed_.notify_all();
 }
 
 void Gate::set_capacity(int capacity) noexcept {
@@ -59,8 +59,8 @@ void Gate::admit() noexcept {
   while (free_ > 0 && !waiting_.empty()) {
     Pass* const next = waiting_.front();
     waiting_.pop_front();
-    next->state = Pass::State::inside;
-    next->changed.notify_all();
+    next->state_ = Pass::State::inside;
+    next->changed_.notify_all();
     --free_;
   }
 }

@@ -18,8 +18,8 @@ class Gate {
     friend class Gate;
     enum class State { outside, waiting, inside };
     // All under the gate's mutex.
-    State state = State::outside;
-    std::condition_variable changed;
+    State state_ = State::outside;
+    std::condition_variable changed_;
   };
 
   explicit Gate(int capacity) : free_(capacity), capacity_(capacity) {}

@@ -16,6 +16,7 @@ TEST(Gate, LetsInAsManyAsItHoldsAndNoMore) {
   std::atomic<int> inside{0};
   std::atomic<int> most{0};
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       Gate::Pass pass;

@@ -151,7 +151,7 @@ TEST(OnnxRun, PassesEveryTypeThroughBitForBit) {
     SCOPED_TRACE(name);
     Loaded model(name);
     EXPECT_EQ(model.plan->info().inputs[0].type, type);
-    std::vector<std::uint8_t> bytes(3 * 4 * size_of(type));
+    std::vector<std::uint8_t> bytes(size_of(type) * 3 * 4);
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       bytes[i] = type == DataType::boolean ? i % 3 == 0 : static_cast<std::uint8_t>(i * 37 + 11);
     }
@@ -207,7 +207,7 @@ TEST(OnnxRun, SeveralInputsAndOutputsOfAnyWidth) {
 
 TEST(OnnxRun, ReadsAndWritesTheMemoryGivenWhereItLies) {
   Loaded model("linear");
-  std::vector<float> input(2 * 16, 0.0F);
+  std::vector<float> input(std::size_t{2} * 16, 0.0F);
   TestRun run(model.host.device());
   run.input(input, {2, 16});
   run.output(DataType::fp32, {2, 64});
@@ -226,7 +226,7 @@ TEST(OnnxRun, ReadsAndWritesTheMemoryGivenWhereItLies) {
 
 TEST(OnnxRun, AllocatesBeforeRunningWhereTheShapeIsKnown) {
   Loaded model("linear");
-  const std::vector<float> input(3 * 16, 1.0F);
+  const std::vector<float> input(std::size_t{3} * 16, 1.0F);
   TestRun given(model.host.device());
   given.input(input, {3, 16});
   given.output(DataType::fp32, {3, 64});
@@ -374,6 +374,7 @@ TEST(OnnxRun, FourLanesOfOneSessionGiveTheRightAnswers) {
   }
   std::atomic<int> right{0};
   std::vector<std::thread> threads;
+  threads.reserve(kLanes);
   for (int l = 0; l < kLanes; ++l) {
     threads.emplace_back([&, l] {
       auto lane = plan->new_lane({l, 2, 0}).value();
@@ -552,7 +553,7 @@ TEST(OnnxBudget, ThePoolHasTheWorkersThatItShould) {
   auto another = host.load(spec_of("two_in_two_out", 8)).value();  // the same pool
   EXPECT_EQ(threads_of_this_process(), before + 6);
   auto lane = plan->new_lane({0, 2, 0}).value();
-  const std::vector<float> input(16 * 16, 1.0F);
+  const std::vector<float> input(std::size_t{16} * 16, 1.0F);
   TestRun run(host.device());
   run.input(input, {16, 16});
   run.output(DataType::fp32, {16, 64});

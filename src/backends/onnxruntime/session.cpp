@@ -83,7 +83,7 @@ Result<T> choose(std::string_view option, std::string_view text,
     known.push_back(name);
   }
   return Error{ErrorCode::invalid_argument, concat("option \"", option, "\": expected one of ",
-                                                   join(known, ", "), ", got ", quoted(text))};
+                                                   join(known, ", "), ", got ", quote(text))};
 }
 
 Result<void> set_option(SessionOptions& options, std::string_view name, std::string_view text) {
@@ -116,7 +116,7 @@ Result<void> set_option(SessionOptions& options, std::string_view name, std::str
   } else {
     return Error{
         ErrorCode::invalid_argument,
-        concat("the onnxruntime backend has no option ", quoted(name),
+        concat("the onnxruntime backend has no option ", quote(name),
                "; it has execution_mode, "
                "graph_optimization, inter_op_threads, intra_op_threads, profile, spinning")};
   }
@@ -128,7 +128,7 @@ Result<void> set_option(SessionOptions& options, std::string_view name, std::str
 Result<void> check_file(const std::string& path, std::string_view title) {
   std::error_code error;
   const auto refuse = [&](ErrorCode code, std::string_view what) {
-    return Error{code, concat(title, ": ", quoted(std::string_view(path)), " ", what)};
+    return Error{code, concat(title, ": ", quote(path), " ", what)};
   };
   if (!std::filesystem::exists(path, error)) return refuse(ErrorCode::not_found, "does not exist");
   if (!std::filesystem::is_regular_file(path, error))
@@ -166,8 +166,8 @@ struct Side {
 Result<Described> describe_tensor(const Session& session, const Side& side, std::string name,
                                   const OrtTypeInfo* type) {
   const auto refuse = [&](const auto&... pieces) {
-    return Error{ErrorCode::unsupported, concat(session.title(), ": ", side.word, " ",
-                                                quoted(std::string_view(name)), " is ", pieces...)};
+    return Error{ErrorCode::unsupported,
+                 concat(session.title(), ": ", side.word, " ", quote(name), " is ", pieces...)};
   };
   ONNXType kind = ONNX_TYPE_UNKNOWN;
   MILLRACE_TRY(check(api().GetOnnxTypeFromTypeInfo(type, &kind), session.title()));
@@ -261,8 +261,8 @@ Result<SessionOptions> parse_session_options(const std::map<std::string, std::st
 
 Session::Session(const ModelSpec& spec, std::shared_ptr<Runtime> runtime)
     : name_(spec.name),
-      title_(concat("model ", quoted(std::string_view(spec.name)), " (ONNX Runtime ",
-                    runtime->library().version, ")")),
+      title_(
+          concat("model ", quote(spec.name), " (ONNX Runtime ", runtime->library().version, ")")),
       runtime_(std::move(runtime)) {}
 
 Session::~Session() {
@@ -276,7 +276,7 @@ Session::~Session() {
 
 Result<std::shared_ptr<Session>> Session::load(const ModelSpec& spec, MemoryLedger& ledger) {
   const auto with_name = [&](Error error) {
-    error.message = concat("model ", quoted(std::string_view(spec.name)), ": ", error.message);
+    error.message = concat("model ", quote(spec.name), ": ", error.message);
     return error;
   };
   auto options = parse_session_options(spec.options);
@@ -405,7 +405,8 @@ Result<void> Session::describe_metadata(const OnnxSummary& summary) {
   std::int64_t version = 0;
   MILLRACE_TRY(check(api().ModelMetadataGetVersion(metadata.get(), &version), title_));
   // The largest number is what exporters write for "none".
-  if (version > 0 && version < std::numeric_limits<std::int64_t>::max()) add("version", concat(version));
+  if (version > 0 && version < std::numeric_limits<std::int64_t>::max())
+    add("version", concat(version));
   if (summary.ir_version > 0) add("IR version", concat(summary.ir_version));
   for (const auto& [domain, opset] : summary.opsets) {
     add(domain.empty() ? std::string("opset") : concat("opset ", domain), concat(opset));

@@ -50,9 +50,13 @@ DataType output_type(const Options& options, std::size_t index) {
 
 // Memory for an output of that type and shape: what the slot has, or what it allocates.
 Result<void*> memory_for(OutputSlot& slot, DataType type, const Shape& shape, std::size_t bytes) {
-  slot.view.type = type;
-  slot.view.shape = shape;
-  slot.view.strides = {};
+  // What was placed before the run may be being read: it is left alone.
+  if (slot.view.data == nullptr || slot.view.type != type || slot.view.shape != shape ||
+      !slot.view.strides.empty()) {
+    slot.view.type = type;
+    slot.view.shape = shape;
+    slot.view.strides = {};
+  }
   if (slot.view.data != nullptr) return slot.view.data;
   if (!slot.allocate) {
     return Error{ErrorCode::internal,
@@ -311,6 +315,7 @@ std::vector<TensorInfo> outputs_of(const Options& options) {
       break;
   }
   std::vector<TensorInfo> infos;
+  infos.reserve(static_cast<std::size_t>(options.inputs));
   for (int i = 0; i < options.inputs; ++i) {
     infos.push_back(tensor_info(options, numbered(options, "output", i), options.type_of(i), item));
   }

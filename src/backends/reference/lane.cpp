@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/host/host_device.h"
 
 namespace millrace::reference {
 namespace {
@@ -48,17 +49,18 @@ Model::Call Model::count_call() noexcept {
 }
 
 Error Model::error(ErrorCode code, std::string_view what) const {
-  return {code, concat("model ", quoted(std::string_view(name)), " (reference ",
-                       to_string(options.kind), "): ", what)};
+  return {code,
+          concat("model ", quote(name), " (reference ", to_string(options.kind), "): ", what)};
 }
 
-Result<std::unique_ptr<Lane>> ReferenceLane::make(std::shared_ptr<Model> model,
+Result<std::unique_ptr<Lane>> ReferenceLane::make(const std::shared_ptr<Model>& model,
                                                   const LaneOptions& options) {
   const Options& asked = model->options;
   if (asked.fail_lane == options.index + 1) {
     return model->error(ErrorCode::internal, concat("lane ", options.index, " fails, as asked"));
   }
   std::unique_ptr<ReferenceLane> lane(new ReferenceLane(model));
+  lane->prepared_.reserve(1024);
   const std::size_t bytes = asked.lane_bytes + (asked.share_weights ? 0 : asked.weights_bytes);
   MILLRACE_ASSIGN(lane->memory_, model->device->allocate(bytes, MemoryKind::device));
   StreamOptions stream;
@@ -83,6 +85,7 @@ LaneTraits ReferenceLane::traits() const {
                          options.only_prepared || options.first_run_time > nanoseconds::zero();
   traits.fixed_addresses = options.fixed_addresses;
   traits.only_prepared = options.only_prepared;
+  traits.prepares_any_address = true;
   return traits;
 }
 
@@ -104,6 +107,9 @@ Result<ShapeKey> ReferenceLane::prepare(const BatchIo& io) {
   const Duration time = model_->slowed(options.prepare_time + options.first_run_time);
   if (time > Duration::zero()) sleep_until(Clock::now() + time, nullptr);
   if (options.first_run_time > nanoseconds::zero()) (void)first_of_its_shapes(io.inputs);
+  if (prepared_.size() == prepared_.capacity()) {  // the driver reads while this adds
+    return model_->error(ErrorCode::unsupported, "no more runs can be prepared");
+  }
   prepared_.push_back(std::move(prepared));
   return static_cast<ShapeKey>(prepared_.size() - 1);
 }
@@ -129,8 +135,27 @@ Result<ReferenceLane::Prepared*> ReferenceLane::find(ShapeKey key, const BatchIo
   return prepared;
 }
 
+// A device with memory of its own reaches no other, and reads and writes whole elements.
+Result<void> ReferenceLane::check_reach(const BatchIo& io) const {
+  if (!model_->device->separate_memory()) return {};
+  const HostMemory& memory = as_host(model_->device)->host_memory();
+  const auto check = [&](const TensorView& view, const char* what) -> Result<void> {
+    if (view.type == DataType::bytes || view.data == nullptr) return {};
+    MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
+    if (!memory.holds(view.data, bytes, MemoryKind::device)) {
+      return model_->error(ErrorCode::internal, concat(what, " lies outside the device's memory"));
+    }
+    if (reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.type) == 0) return {};
+    return model_->error(ErrorCode::internal, concat(what, " is not aligned"));
+  };
+  for (const TensorView& input : io.inputs) MILLRACE_TRY(check(input, "an input"));
+  for (const OutputSlot& output : io.outputs) MILLRACE_TRY(check(output.view, "an output"));
+  return {};
+}
+
 Result<void> ReferenceLane::enqueue(ShapeKey key, const BatchIo& io) {
   const Options& options = model_->options;
+  MILLRACE_TRY(check_reach(io));
   MILLRACE_ASSIGN(Prepared* const prepared, find(key, io));
   if (options.kind == Kind::fail && options.when == FailWhen::enqueue) {
     if (const Model::Call call = model_->count_call(); call.named) {

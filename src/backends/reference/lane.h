@@ -37,7 +37,7 @@ struct Model {
 
 class ReferenceLane final : public Lane {
  public:
-  static Result<std::unique_ptr<Lane>> make(std::shared_ptr<Model> model,
+  static Result<std::unique_ptr<Lane>> make(const std::shared_ptr<Model>& model,
                                             const LaneOptions& options);
 
   StreamRef stream() const override { return stream_; }
@@ -48,6 +48,7 @@ class ReferenceLane final : public Lane {
   void abandon() noexcept override;
 
  private:
+  [[nodiscard]] Result<void> check_reach(const BatchIo& io) const;
   // A prepared run: for these shapes and, where addresses are fixed, in this memory.
   struct Prepared {
     ReferenceLane* lane;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <span>
 
@@ -29,8 +30,8 @@ constexpr std::array<std::pair<Kind, std::string_view>, 7> kKinds = {{
 }};
 
 Error bad_value(std::string_view option, std::string_view expected, std::string_view found) {
-  return {ErrorCode::invalid_argument, concat("reference option \"", option, "\": expected ",
-                                              expected, ", got ", quoted(found))};
+  return {ErrorCode::invalid_argument,
+          concat("reference option \"", option, "\": expected ", expected, ", got ", quote(found))};
 }
 
 Result<bool> parse_switch(std::string_view option, std::string_view text) {
@@ -45,7 +46,7 @@ Result<std::chrono::nanoseconds> parse_micros(std::string_view option, std::stri
   if (!micros.ok() || *micros < 0 || *micros > kMost) {
     return bad_value(option, "microseconds from 0 to 1e12", text);
   }
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(*micros * 1000 + 0.5));
+  return std::chrono::nanoseconds(std::llround(*micros * 1000));
 }
 
 template <class T>
@@ -199,7 +200,7 @@ Result<void> set_option(Options& options, std::string_view name, std::string_vie
   }
   return Error{ErrorCode::invalid_argument,
                concat("the reference model \"", to_string(options.kind), "\" has no option ",
-                      quoted(name), "; it has ", join(known, ", "))};
+                      quote(name), "; it has ", join(known, ", "))};
 }
 
 Result<Options> defaults_of(std::string_view kind) {
@@ -214,7 +215,7 @@ Result<Options> defaults_of(std::string_view kind) {
     }
     known.push_back(name);
   }
-  return Error{ErrorCode::invalid_argument, concat("there is no reference model ", quoted(kind),
+  return Error{ErrorCode::invalid_argument, concat("there is no reference model ", quote(kind),
                                                    "; there are ", join(known, ", "))};
 }
 
@@ -309,15 +310,14 @@ Result<Options> parse_options(std::string_view description, const Texts& more) {
     const std::size_t equal = pair.find('=');
     if (equal == std::string_view::npos || equal == 0) {
       return Error{ErrorCode::invalid_argument,
-                   concat("expected reference:KIND?option=value&..., got ", quoted(pair),
+                   concat("expected reference:KIND?option=value&..., got ", quote(pair),
                           " where an option should be")};
     }
     const auto [at, added] =
         texts.emplace(std::string(pair.substr(0, equal)), std::string(pair.substr(equal + 1)));
     if (!added) {
-      return Error{
-          ErrorCode::invalid_argument,
-          concat("the reference option ", quoted(std::string_view(at->first)), " is given twice")};
+      return Error{ErrorCode::invalid_argument,
+                   concat("the reference option ", quote(at->first), " is given twice")};
     }
   }
   return make_options(kind, std::move(texts), more);
@@ -345,7 +345,7 @@ Result<Options> parse_json_options(std::string_view content, const Texts& more) 
                           : option.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
       }
     } else {
-      return bad_json(concat("found ", quoted(std::string_view(key)),
+      return bad_json(concat("found ", quote(key),
                              key == "kind" || key == "options" ? " of another type" : ""));
     }
   }

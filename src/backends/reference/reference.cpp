@@ -42,16 +42,15 @@ Result<std::string> read_description(const std::string& path) {
   constexpr std::size_t kMost = 1 << 20;
   std::ifstream file(path, std::ios::binary);
   if (!file) {
-    return Error{ErrorCode::not_found, concat("cannot open ", quoted(std::string_view(path)), ": ",
-                                              std::strerror(errno))};
+    return Error{ErrorCode::not_found,
+                 concat("cannot open ", quote(path), ": ", std::strerror(errno))};
   }
   std::string content(kMost + 1, '\0');
   file.read(content.data(), static_cast<std::streamsize>(content.size()));
   content.resize(static_cast<std::size_t>(file.gcount()));
   if (content.size() > kMost) {
     return Error{ErrorCode::invalid_argument,
-                 concat(quoted(std::string_view(path)),
-                        " is larger than a reference description can be (1 MiB)")};
+                 concat(quote(path), " is larger than a reference description can be (1 MiB)")};
   }
   return content;
 }
@@ -95,15 +94,21 @@ Result<std::unique_ptr<Plan>> load(const ModelSpec& spec, DeviceRef device, Memo
   auto options = read_options(spec);
   if (!options.ok()) {
     Error error = std::move(options).error();
-    error.message = concat("model ", quoted(std::string_view(spec.name)), ": ", error.message);
+    error.message = concat("model ", quote(spec.name), ": ", error.message);
     return error;
   }
   model->options = std::move(options).value();
   model->device = device;
   const HostDevice* const host = as_host(device);
   if (host == nullptr) {
-    return Error{ErrorCode::unsupported, concat("model ", quoted(std::string_view(spec.name)), ": ",
-                                                supports(spec, device).reason)};
+    return Error{ErrorCode::unsupported,
+                 concat("model ", quote(spec.name), ": ", supports(spec, device).reason)};
+  }
+  if (device->separate_memory() && !sizes_known(model->options) && !model->options.blocking) {
+    return Error{ErrorCode::unsupported,
+                 concat("model ", quote(spec.name), ": on ", device->id(),
+                        ", which has memory of its own, outputs whose size is known only after "
+                        "computing need blocking=1")};
   }
   model->slowness = host->slowness();
   const Duration time = model->slowed(model->options.load_time);

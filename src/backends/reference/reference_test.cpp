@@ -16,6 +16,7 @@
 
 #include "backends/reference/test_hooks.h"
 #include "backends/test_harness.h"
+#include "base/text.h"
 
 namespace millrace {
 namespace {
@@ -102,7 +103,7 @@ TEST(ReferenceIdentity, CopiesEveryTypeBitForBit) {
     if (type == DataType::bytes) continue;
     SCOPED_TRACE(to_string(type));
     Loaded model("reference:identity?shape=4&type=" + std::string(to_string(type)));
-    std::vector<std::uint8_t> bytes(3 * 4 * size_of(type));
+    std::vector<std::uint8_t> bytes(size_of(type) * 3 * 4);
     for (std::size_t i = 0; i < bytes.size(); ++i)
       bytes[i] = static_cast<std::uint8_t>(i * 37 + 11);
     TestRun run(model.host.device());
@@ -377,7 +378,8 @@ TEST(ReferenceBusy, TakesTimeByBatchByItemAndByDevice) {
   slow.slowness = 2;
   for (const std::string mode : {"sleep", "compute"}) {
     for (const std::string traits : {"", "&terminable=1"}) {
-      Loaded model("reference:busy?shape=1&batch_us=2000&item_us=1000&mode=" + mode + traits, slow);
+      Loaded model(concat("reference:busy?shape=1&batch_us=2000&item_us=1000&mode=", mode, traits),
+                   slow);
       const std::vector<float> values = counting(3);
       TestRun run(model.host.device());
       run.input(values, {3, 1});
@@ -757,6 +759,60 @@ TEST(ReferenceTraits, LoadingAndPreparingTakeTheTimeAskedFor) {
   begun = Clock::now();
   ASSERT_TRUE(model.lane->prepare(run.io()).ok());
   EXPECT_GE(Clock::now() - begun, milliseconds(5));
+}
+
+HostDeviceOptions apart() {
+  HostDeviceOptions options;
+  options.separate_memory = true;
+  return options;
+}
+
+// A device with memory of its own.
+TEST(ReferenceApart, TakesNothingOutsideItsMemoryAndNothingMisaligned) {
+  Host host(apart());
+  auto plan = host.load("reference:identity?shape=2");
+  ASSERT_TRUE(plan.ok()) << text_of(plan);
+  auto lane = (*plan)->new_lane({});
+  ASSERT_TRUE(lane.ok()) << text_of(lane);
+  const Buffer memory = host.device()->allocate(64, MemoryKind::device).value();
+  const Buffer pinned = host.device()->allocate(64, MemoryKind::pinned).value();
+  const std::vector<float> values = counting(2);
+  auto* const here = static_cast<std::byte*>(memory.data());
+  std::memcpy(here, values.data(), 8);
+  const auto run = [&](const void* input, void* output) -> Result<void> {
+    TestRun batch(host.device());
+    batch.input(TensorView::of(DataType::fp32, input, {1, 2}, host.device()->id()));
+    batch.output(DataType::fp32, {1, 2});
+    batch.outputs()[0].view.data = output;
+    return batch.on(**lane);
+  };
+  EXPECT_TRUE(run(here, here + 8).ok());
+  EXPECT_EQ(std::memcmp(here + 8, values.data(), 8), 0);
+  EXPECT_TRUE(run(here, here + 56).ok());
+  for (const void* outside :
+       {static_cast<const void*>(values.data()), static_cast<const void*>(pinned.data()),
+        static_cast<const void*>(here + 60)}) {
+    MILLRACE_EXPECT_ERROR(run(outside, here), ErrorCode::internal,
+                          "an input lies outside the device's memory");
+    MILLRACE_EXPECT_ERROR(run(here, const_cast<void*>(outside)), ErrorCode::internal,
+                          "an output lies outside the device's memory");
+  }
+  MILLRACE_EXPECT_ERROR(run(here + 2, here), ErrorCode::internal, "an input is not aligned");
+  MILLRACE_EXPECT_ERROR(run(here, here + 9), ErrorCode::internal, "an output is not aligned");
+}
+
+TEST(ReferenceApart, SizesOutputsLateOnlyWhereEnqueueBlocks) {
+  Host host(apart());
+  MILLRACE_EXPECT_ERROR(host.load("reference:nonzero"), ErrorCode::unsupported,
+                        "model \"m\": on host:0, which has memory of its own, outputs whose size "
+                        "is known only after computing need blocking=1");
+  MILLRACE_EXPECT_ERROR(host.load("reference:identity?output_sized_late=1"), ErrorCode::unsupported,
+                        "need blocking=1");
+  for (const char* path :
+       {"reference:nonzero?blocking=1", "reference:identity?output_sized_late=1&blocking=1",
+        "reference:identity?shape=-1"}) {
+    EXPECT_TRUE(host.load(path).ok()) << path;
+  }
 }
 
 }  // namespace

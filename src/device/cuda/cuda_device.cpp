@@ -274,9 +274,12 @@ class CudaStream final : public StreamImpl {
 
 Result<void> CudaStream::gather(std::span<const CopyPiece> pieces) {
   MILLRACE_TRY(enter());
-  std::vector<void*> targets;
-  std::vector<const void*> sources;
-  std::vector<std::size_t> sizes;
+  static thread_local std::vector<void*> targets;
+  static thread_local std::vector<const void*> sources;
+  static thread_local std::vector<std::size_t> sizes;
+  targets.clear();
+  sources.clear();
+  sizes.clear();
   for (const CopyPiece& piece : pieces) {
     if (piece.bytes == 0) continue;
     targets.push_back(piece.target);
@@ -345,6 +348,39 @@ class Waiter {
   Thread thread_;
 };
 
+/// The memory of one GPU and pinned memory that it reaches. Shared by what may outlive the device.
+class CudaMemory final : public MemorySource {
+ public:
+  static Result<std::shared_ptr<CudaMemory>> make(std::int32_t index);
+  CudaMemory(const CudaMemory&) = delete;
+  CudaMemory& operator=(const CudaMemory&) = delete;
+  ~CudaMemory() override {
+    log_cuda(cudaSetDevice(index_), "cudaSetDevice");
+    if (stream_) {
+      log_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+      log_cuda(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+    }
+    if (pool_) log_cuda(cudaMemPoolDestroy(pool_), "cudaMemPoolDestroy");
+  }
+
+  Result<void*> allocate(std::size_t bytes, MemoryKind kind) override;
+  void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
+  bool host_addressable(MemoryKind kind) const noexcept override {
+    return kind == MemoryKind::pinned;
+  }
+  [[nodiscard]] MemoryInfo info() const;
+  /// Orders allocations and frees.
+  [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
+
+ private:
+  explicit CudaMemory(std::int32_t index) : index_(index) {}
+
+  const std::int32_t index_;
+  cudaStream_t stream_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
+  std::atomic<std::size_t> used_bytes_{0};
+};
+
 class CudaDevice final : public Device {
  public:
   static Result<std::unique_ptr<Device>> open(std::int32_t index);
@@ -352,36 +388,35 @@ class CudaDevice final : public Device {
     waiter_.reset();
     log_cuda(cudaSetDevice(info_.id.index), "cudaSetDevice");
     clock_.reset();
-    if (memory_stream_) {
-      log_cuda(cudaStreamSynchronize(memory_stream_), "cudaStreamSynchronize");
-      log_cuda(cudaStreamDestroy(memory_stream_), "cudaStreamDestroy");
-    }
-    if (pool_) log_cuda(cudaMemPoolDestroy(pool_), "cudaMemPoolDestroy");
   }
 
   const DeviceInfo& info() const noexcept override { return info_; }
-  MemoryInfo memory() const override;
+  MemoryInfo memory() const override { return memory_->info(); }
+  std::shared_ptr<MemorySource> memory_source() override { return memory_; }
   Result<Stream> new_stream(const StreamOptions& options) override;
   Result<Event> new_event(EventTiming timing) override;
   Result<Buffer> allocate(std::size_t bytes, MemoryKind kind) override;
   Result<void> wake_after(EventRef event, Waker& waker) override;
+  bool separate_memory() const noexcept override { return true; }
+  bool pinned(const void* data, std::size_t bytes) const noexcept override;
 
  protected:
-  void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
+  void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override {
+    memory_->free(data, bytes, kind);
+  }
 
  private:
   CudaDevice() = default;
   Result<void> initialize(std::int32_t index);
+  Result<void> warm_up();
 
   DeviceInfo info_;
-  cudaStream_t memory_stream_ = nullptr;  // orders allocations and frees
-  cudaMemPool_t pool_ = nullptr;
+  std::shared_ptr<CudaMemory> memory_;
   int lowest_priority_ = 0;
   int highest_priority_ = 0;
   WriteValue write_value_ = nullptr;
   std::unique_ptr<EventClock> clock_;
   std::unique_ptr<Waiter> waiter_;
-  std::atomic<std::size_t> used_bytes_{0};
 };
 
 Result<std::unique_ptr<Device>> CudaDevice::open(std::int32_t index) {
@@ -405,16 +440,7 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
   info_.memory_bytes = properties.totalGlobalMem;
   MILLRACE_TRY(check_cuda(cudaDeviceGetStreamPriorityRange(&lowest_priority_, &highest_priority_),
                           "cudaDeviceGetStreamPriorityRange"));
-  MILLRACE_TRY(check_cuda(cudaStreamCreateWithFlags(&memory_stream_, cudaStreamNonBlocking),
-                          "cudaStreamCreateWithFlags"));
-  cudaMemPoolProps pool{};
-  pool.allocType = cudaMemAllocationTypePinned;
-  pool.location.type = cudaMemLocationTypeDevice;
-  pool.location.id = index;
-  MILLRACE_TRY(check_cuda(cudaMemPoolCreate(&pool_, &pool), "cudaMemPoolCreate"));
-  std::uint64_t keep = UINT64_MAX;  // what is freed stays ours: giving it back can halt the device
-  MILLRACE_TRY(check_cuda(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep),
-                          "cudaMemPoolSetAttribute"));
+  MILLRACE_ASSIGN(memory_, CudaMemory::make(index));
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult found{};
   if (cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &entry, 12000, cudaEnableDefault,
@@ -422,23 +448,10 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
       found == cudaDriverEntryPointSuccess) {
     write_value_ = reinterpret_cast<WriteValue>(entry);
   }
-  MILLRACE_ASSIGN(clock_, EventClock::start(index, memory_stream_));
+  MILLRACE_ASSIGN(clock_, EventClock::start(index, memory_->stream()));
+  MILLRACE_TRY(warm_up());
   waiter_ = std::make_unique<Waiter>(index);
   return {};
-}
-
-MemoryInfo CudaDevice::memory() const {
-  MemoryInfo memory;
-  std::size_t free_bytes = 0;
-  std::size_t total_bytes = 0;
-  if (cudaSetDevice(info_.id.index) == cudaSuccess) cudaMemGetInfo(&free_bytes, &total_bytes);
-  std::uint64_t reserved = 0;  // by the pool, used or not
-  cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
-  memory.used_bytes = used_bytes_.load(std::memory_order_relaxed);
-  memory.limit_bytes = total_bytes;
-  memory.free_bytes =
-      free_bytes + (reserved > memory.used_bytes ? reserved - memory.used_bytes : 0);
-  return memory;
 }
 
 Result<Stream> CudaDevice::new_stream(const StreamOptions& options) {
@@ -458,36 +471,20 @@ Result<Event> CudaDevice::new_event(EventTiming timing) {
 
 Result<Buffer> CudaDevice::allocate(std::size_t bytes, MemoryKind kind) {
   if (bytes == 0) return Buffer();
-  MILLRACE_TRY(check_cuda(cudaSetDevice(info_.id.index), "cudaSetDevice"));
-  void* data = nullptr;
-  if (kind == MemoryKind::pinned) {
-    MILLRACE_TRY(check_cuda(
-        cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc"));
-    return Buffer(this, data, bytes, kind);
-  }
-  const cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_, memory_stream_);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return Error{
-        ErrorCode::out_of_memory,
-        concat("needed ", format_bytes(bytes), ", free ", format_bytes(memory().free_bytes), " of ",
-               format_bytes(info_.memory_bytes), " on ", info_.id)};
-  }
-  MILLRACE_TRY(check_cuda(status, "cudaMallocFromPoolAsync"));
-  // From here on any stream may use it.
-  MILLRACE_TRY(check_cuda(cudaStreamSynchronize(memory_stream_), "cudaStreamSynchronize"));
-  used_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  MILLRACE_ASSIGN(void* data, memory_->allocate(bytes, kind));
   return Buffer(this, data, bytes, kind);
 }
 
-void CudaDevice::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {
-  log_cuda(cudaSetDevice(info_.id.index), "cudaSetDevice");
-  if (kind == MemoryKind::pinned) {
-    log_cuda(cudaFreeHost(data), "cudaFreeHost");
-    return;
-  }
-  log_cuda(cudaFreeAsync(data, memory_stream_), "cudaFreeAsync");
-  used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+bool CudaDevice::pinned(const void* data, std::size_t bytes) const noexcept {
+  if (bytes == 0) return true;
+  cudaPointerAttributes first{};
+  cudaPointerAttributes last{};
+  // Two ends of one registered range, or of neighbours: then the middle is registered too.
+  const bool both = cudaPointerGetAttributes(&first, data) == cudaSuccess &&
+                    cudaPointerGetAttributes(
+                        &last, static_cast<const std::byte*>(data) + bytes - 1) == cudaSuccess;
+  if (!both) cudaGetLastError();
+  return both && first.type == cudaMemoryTypeHost && last.type == cudaMemoryTypeHost;
 }
 
 Result<void> CudaDevice::wake_after(EventRef event, Waker& waker) {
@@ -499,6 +496,99 @@ Result<void> CudaDevice::wake_after(EventRef event, Waker& waker) {
   }
   waiter_->add(std::move(point), waker);
   return {};
+}
+
+/// Does everything once that a stream can do. The driver loads its own kernels at their first use,
+/// and waits for running work to do so: behind a busy stream that would hold up whoever enqueues.
+Result<void> CudaDevice::warm_up() {
+  constexpr std::size_t kBytes = std::size_t{1} << 20;
+  MILLRACE_ASSIGN(const Buffer device, allocate(2 * kBytes, MemoryKind::device));
+  MILLRACE_ASSIGN(const Buffer host, allocate(2 * kBytes, MemoryKind::pinned));
+  MILLRACE_ASSIGN(const Stream stream, new_stream({}));
+  MILLRACE_ASSIGN(const Event event, new_event(EventTiming::untimed));
+  auto* a = static_cast<std::byte*>(device.data());
+  auto* b = a + kBytes;
+  auto* pinned = static_cast<std::byte*>(host.data());
+  auto* word = new (pinned + kBytes) std::atomic<std::uint64_t>(0);
+  for (const std::size_t bytes : {std::size_t{1}, std::size_t{16}, std::size_t{4096}, kBytes}) {
+    MILLRACE_TRY(stream.ref().fill(a, 0, bytes));
+    const CopyPiece pieces[] = {{b, a, bytes}, {a, pinned, bytes}, {pinned, b, bytes}};
+    for (const CopyPiece& piece : pieces) {
+      MILLRACE_TRY(stream.ref().copy(piece.target, piece.source, piece.bytes));
+    }
+    MILLRACE_TRY(stream.ref().gather(pieces));
+  }
+  MILLRACE_TRY(stream.ref().record(event));
+  MILLRACE_TRY(stream.ref().wait(event));
+  MILLRACE_TRY(stream.ref().run([] {}));
+  MILLRACE_TRY(stream.ref().signal(*word, 1, nullptr));
+  return stream.ref().synchronize();
+}
+
+// Memory
+
+Result<std::shared_ptr<CudaMemory>> CudaMemory::make(std::int32_t index) {
+  std::shared_ptr<CudaMemory> memory(new CudaMemory(index));
+  MILLRACE_TRY(check_cuda(cudaSetDevice(index), "cudaSetDevice"));
+  MILLRACE_TRY(check_cuda(cudaStreamCreateWithFlags(&memory->stream_, cudaStreamNonBlocking),
+                          "cudaStreamCreateWithFlags"));
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = index;
+  MILLRACE_TRY(check_cuda(cudaMemPoolCreate(&memory->pool_, &properties), "cudaMemPoolCreate"));
+  std::uint64_t keep = UINT64_MAX;  // what is freed stays ours: giving it back can halt the device
+  MILLRACE_TRY(
+      check_cuda(cudaMemPoolSetAttribute(memory->pool_, cudaMemPoolAttrReleaseThreshold, &keep),
+                 "cudaMemPoolSetAttribute"));
+  return memory;
+}
+
+MemoryInfo CudaMemory::info() const {
+  MemoryInfo memory;
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  if (cudaSetDevice(index_) == cudaSuccess) cudaMemGetInfo(&free_bytes, &total_bytes);
+  std::uint64_t reserved = 0;  // by the pool, used or not
+  cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
+  memory.used_bytes = used_bytes_.load(std::memory_order_relaxed);
+  memory.limit_bytes = total_bytes;
+  memory.free_bytes =
+      free_bytes + (reserved > memory.used_bytes ? reserved - memory.used_bytes : 0);
+  return memory;
+}
+
+Result<void*> CudaMemory::allocate(std::size_t bytes, MemoryKind kind) {
+  MILLRACE_TRY(check_cuda(cudaSetDevice(index_), "cudaSetDevice"));
+  void* data = nullptr;
+  if (kind == MemoryKind::pinned) {
+    MILLRACE_TRY(check_cuda(
+        cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc"));
+    return data;
+  }
+  const cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_, stream_);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    const MemoryInfo now = info();
+    return Error{ErrorCode::out_of_memory,
+                 concat("needed ", format_bytes(bytes), ", free ", format_bytes(now.free_bytes),
+                        " of ", format_bytes(now.limit_bytes), " on ", DeviceId::cuda(index_))};
+  }
+  MILLRACE_TRY(check_cuda(status, "cudaMallocFromPoolAsync"));
+  // From here on any stream may use it.
+  MILLRACE_TRY(check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"));
+  used_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  return data;
+}
+
+void CudaMemory::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {
+  log_cuda(cudaSetDevice(index_), "cudaSetDevice");
+  if (kind == MemoryKind::pinned) {
+    log_cuda(cudaFreeHost(data), "cudaFreeHost");
+    return;
+  }
+  log_cuda(cudaFreeAsync(data, stream_), "cudaFreeAsync");
+  used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ Result<Stream> HostDevice::new_stream(const StreamOptions& options) {
   const int number = streams_made_.fetch_add(1, std::memory_order_relaxed);
   std::string name = options.name;
   if (name.empty()) name = concat(id(), "/", number);
-  MILLRACE_ASSIGN(auto queue, HostQueue::start(std::move(name)));
+  MILLRACE_ASSIGN(auto queue, HostQueue::start(name));
   return Stream(std::make_unique<HostStream>(id(), std::move(queue)));
 }
 

@@ -23,12 +23,15 @@ class HostDevice final : public Device {
   [[nodiscard]] Result<Buffer> allocate(std::size_t bytes, MemoryKind kind) override;
   /// Does nothing: `StreamRef::signal` wakes by itself.
   Result<void> wake_after(EventRef event, Waker& waker) override;
+  [[nodiscard]] bool separate_memory() const noexcept override { return options_.separate_memory; }
+  [[nodiscard]] bool pinned(const void* data, std::size_t bytes) const noexcept override {
+    return memory_->holds(data, bytes, MemoryKind::pinned);
+  }
 
   /// How many times longer imitated work takes here.
   [[nodiscard]] double slowness() const noexcept { return options_.slowness; }
-  [[nodiscard]] const std::shared_ptr<HostMemory>& memory_source() const noexcept {
-    return memory_;
-  }
+  [[nodiscard]] std::shared_ptr<MemorySource> memory_source() override { return memory_; }
+  [[nodiscard]] const HostMemory& host_memory() const noexcept { return *memory_; }
 
  protected:
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;

@@ -48,10 +48,26 @@ Result<void*> HostMemory::allocate(std::size_t bytes, MemoryKind kind) {
                  concat("needed ", format_bytes(bytes), " of host memory for ", device_,
                         ", which the system does not grant")};
   }
+  std::lock_guard lock(mutex_);
+  ranges_[static_cast<const std::byte*>(data)] = {bytes, kind};
   return data;
 }
 
+bool HostMemory::holds(const void* data, std::size_t bytes, MemoryKind kind) const noexcept {
+  const auto* first = static_cast<const std::byte*>(data);
+  std::lock_guard lock(mutex_);
+  auto after = ranges_.upper_bound(first);
+  if (after == ranges_.begin()) return false;
+  const auto& [start, range] = *--after;
+  const auto offset = static_cast<std::size_t>(first - start);
+  return range.kind == kind && offset <= range.bytes && bytes <= range.bytes - offset;
+}
+
 void HostMemory::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    ranges_.erase(static_cast<const std::byte*>(data));
+  }
   std::free(data);
   if (kind == MemoryKind::device) used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
 }

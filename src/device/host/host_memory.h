@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstddef>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "device/impl.h"
@@ -24,13 +26,21 @@ class HostMemory final : public MemorySource {
   [[nodiscard]] bool host_addressable(MemoryKind) const noexcept override { return true; }
 
   [[nodiscard]] MemoryInfo info() const noexcept;
+  /// Whether all of [data, data + bytes) was allocated here as pinned memory, or as the device's.
+  [[nodiscard]] bool holds(const void* data, std::size_t bytes, MemoryKind kind) const noexcept;
 
  private:
   [[nodiscard]] bool charge(std::size_t bytes) noexcept;
+  struct Range {
+    std::size_t bytes = 0;
+    MemoryKind kind = MemoryKind::device;
+  };
 
   const DeviceId device_;
   const std::size_t limit_bytes_;
   std::atomic<std::size_t> used_bytes_{0};
+  mutable std::mutex mutex_;
+  std::map<const std::byte*, Range> ranges_;  // by first byte; guarded by mutex_
 };
 
 }  // namespace millrace

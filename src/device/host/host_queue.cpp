@@ -31,10 +31,10 @@ void call(const std::function<void()>& task) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<HostQueue>> HostQueue::start(std::string name) {
+Result<std::shared_ptr<HostQueue>> HostQueue::start(const std::string& name) {
   auto queue = std::make_shared<HostQueue>();
   // The thread owns the queue too, and lets go when it ends.
-  MILLRACE_ASSIGN(queue->thread_, Thread::start(std::move(name), [queue] { queue->work(); }));
+  MILLRACE_ASSIGN(queue->thread_, Thread::start(name, [queue] { queue->work(); }));
   return queue;
 }
 

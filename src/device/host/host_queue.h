@@ -72,7 +72,7 @@ class HostQueue {
   using Task = std::variant<Copy, Gather, Fill, Run, Stamp, WaitForQueue, WaitForPoint, Signal>;
 
   /// Starts the thread. Errors: unavailable when the system has none to give.
-  [[nodiscard]] static Result<std::shared_ptr<HostQueue>> start(std::string name);
+  [[nodiscard]] static Result<std::shared_ptr<HostQueue>> start(const std::string& name);
 
   /// Each enqueues and returns the number of the task.
   template <class Kind>

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Runs the GPU suites on a machine with GPUs, and says how many tests ran, failed and were NOT CHECKED.
+
+    tests/gpu/run.py [--bin build/dev/bin] [--report gpu-report.json] [--filter PATTERN]
+
+Needs what was built, a driver and a GPU; no network. MILLRACE_TENSORRT names the folder of TensorRT's libraries. Exit code
+0 when at least one test ran and none failed. Standard library only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SUITES = ["gpu_suite"]
+
+
+def run(program, pattern, folder):
+    """The results of one suite: name, what became of it, the first line of why."""
+    output = folder / f"{program.name}.json"
+    command = [program, f"--gtest_output=json:{output}", f"--gtest_filter={pattern}", "--gtest_brief=1"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    sys.stdout.write(done.stdout)
+    if not output.exists():  # it died before it could say
+        return [{"suite": program.name, "test": "(all)", "result": "failed", "why": f"ended with {done.returncode}"}]
+    results = []
+    for suite in json.loads(output.read_text())["testsuites"]:
+        for test in suite["testsuite"]:
+            why = next((entry.get("failure", "") or entry.get("message", "")
+                        for entry in test.get("failures", []) + test.get("skipped", [])), "")
+            skipped = test["result"] == "SKIPPED"
+            result = "failed" if test.get("failures") else "not checked" if skipped else "ran"
+            results.append({"suite": suite["name"], "test": test["name"], "result": result, "why": why.strip()})
+    return results
+
+
+def machine():
+    query = ["nvidia-smi", "--query-gpu=name,uuid,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        gpus = subprocess.run(query, capture_output=True, text=True, timeout=60).stdout.strip().splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        gpus = []
+    return {"gpus": gpus, "cores": len(os.sched_getaffinity(0))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs the GPU suites and counts.")
+    parser.add_argument("--bin", type=Path, default=Path("build/dev/bin"), help="where the suites are (default: %(default)s)")
+    parser.add_argument("--report", type=Path, default=Path("build/gpu-report.json"), help="default: %(default)s")
+    parser.add_argument("--filter", default="*", help="as for GoogleTest")
+    options = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SUITES:
+            program = (options.bin / name).resolve()
+            if not program.exists():
+                sys.exit(f"gpu-test: {program} is not there; build it first (make gpu-test does)")
+            results += run(program, options.filter, Path(folder))
+    options.report.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    counts = {kind: sum(result["result"] == kind for result in results) for kind in ("ran", "failed", "not checked")}
+    for result in results:
+        if result["result"] == "not checked":
+            print(f"NOT CHECKED: {result['suite']}.{result['test']}: {result['why'].splitlines()[0] if result['why'] else ''}")
+    ran = counts["ran"] + counts["failed"]
+    print(f"gpu-test: {ran} run, {counts['failed']} failed, {counts['not checked']} NOT CHECKED; report in {options.report}")
+    if ran == 0:
+        sys.exit("gpu-test: nothing was checked, which is a failure")
+    sys.exit(1 if counts["failed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
