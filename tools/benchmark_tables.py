@@ -14,7 +14,7 @@ from pathlib import Path
 BEGIN = "<!-- benchmarks: written by tools/benchmark_tables.py -->"
 END = "<!-- end of benchmarks -->"
 # In the order in which a reader wants them; others follow by name.
-ORDER = ["digits_offline", "digits_latency", "digits_concurrent", "identity", "allocations", "open_loop", "memory", "devices",
+ORDER = ["gpu_resnet50_host", "gpu_resnet50_resident", "gpu_callers", "gpu_latency", "gpu_mlp", "digits_offline", "digits_latency", "digits_concurrent", "identity", "allocations", "open_loop", "memory", "devices",
          "shares", "isolation"]
 
 
@@ -32,7 +32,8 @@ def machines(all_records):
     lines = []
     for record in all_records:
         about = record["machine"]
-        line = (f"{about['processor']}, {about['cores']} cores, recorded {record['recorded']}, commit {record['commit'][:10]}"
+        gpus = "".join(f"{gpu}, " for gpu in about.get("gpus", []))
+        line = (f"{gpus}{about['processor']}, {about['cores']} cores, recorded {record['recorded']}, commit {record['commit'][:10]}"
                 f"{' with changes' if record['modified'] else ''}")
         if line not in lines:
             lines.append(line)

@@ -41,7 +41,8 @@ struct EngineOptions {
   /// slots. A cap is what makes weights and priority classes bite where models do not contend
   /// otherwise.
   int max_batches_in_flight = 0;
-  /// Device times are taken of one batch in this many; 1: of all.
+  /// Device times are taken of one batch in this many, on GPUs of at most one in 2 ms; 1: of all;
+  /// 0: of none, except on host devices.
   int sample_every = 16;
   /// How many timelines are kept for `timelines()`; 0: none.
   std::size_t trace_capacity = 0;

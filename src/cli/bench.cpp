@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <set>
 
@@ -118,6 +119,8 @@ LoadOptions load_of(const Options& options, const ModelInfo& info) {
 
 // The model's configuration for one cell.
 void configure(const Options& options, ModelConfig& config) {
+  // The load is bounded by what is in flight.
+  config.limits.max_bytes = std::numeric_limits<std::size_t>::max();
   if (!options.batching) {
     config.batching.preferred_items.clear();
     config.batching.max_delay = {};

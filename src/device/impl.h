@@ -59,7 +59,8 @@ class StreamImpl {
   virtual void abandon() noexcept = 0;
 };
 
-/// Where a device's memory comes from. Shared with those whose memory may outlive the device object.
+/// Where a device's memory comes from. Shared with those whose memory may outlive the device
+/// object.
 class MemorySource {
  public:
   virtual ~MemorySource() = default;

@@ -11,6 +11,8 @@
 namespace millrace {
 namespace {
 
+/// What a sample costs the driver, some 15 us, is then under 1% of its time.
+constexpr Duration kSamplesApart = std::chrono::milliseconds(2);
 constexpr Duration kFaultCheckEvery = std::chrono::milliseconds(10);
 constexpr Duration kSpinAfterWork = std::chrono::microseconds(50);
 constexpr Duration kShortestLead = std::chrono::microseconds(20);
@@ -247,6 +249,7 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
     --in_flight_;
     --plan.in_flight;
     plan.figures->running.fetch_sub(1, std::memory_order_relaxed);
+    read_times(slot);
     account(plan, lane, slot, now_);
     answer_batch(plan, lane, slot, now_);
   }
@@ -256,21 +259,29 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
 }
 
+void DeviceState::read_times(BatchSlot& slot) {
+  slot.times.reset();
+  if (!slot.sampled || slot.status.failed()) return;  // a batch that failed may have skipped some
+  const Result<TimePoint> started = slot.started.ref().time();
+  const Result<TimePoint> copied_in = slot.copied_in.ref().time();
+  const Result<TimePoint> computed = slot.computed.ref().time();
+  const Result<TimePoint> copied_out = slot.copied_out.ref().time();
+  if (started && copied_in && computed && copied_out) {
+    slot.times = BatchSlot::DeviceTimes{*started, *copied_in, *computed, *copied_out};
+  }
+}
+
 void DeviceState::account(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
   TimePoint started = std::max(slot.staged, lane.last_end);
   TimePoint ended = now;
   PlanState::Figures& figures = *plan.figures;
-  if (slot.sampled) {
-    const Result<TimePoint> in = slot.started.ref().time();
-    const Result<TimePoint> out = slot.copied_out.ref().time();
-    if (in && out) {
-      started = *in;
-      ended = *out;
-      // Until the driver is quick again after a stall, its own lag must not look like work to come.
-      if (slot.lane_was_idle) {
-        plan.lead = std::clamp(smoothed(plan.lead, 2 * (started - slot.picked)), kShortestLead,
-                               kLongestLead);
-      }
+  if (slot.times) {
+    started = slot.times->started;
+    ended = slot.times->copied_out;
+    // Until the driver is quick again after a stall, its own lag must not look like work to come.
+    if (slot.lane_was_idle) {
+      plan.lead =
+          std::clamp(smoothed(plan.lead, 2 * (started - slot.picked)), kShortestLead, kLongestLead);
     }
   }
   lane.last_end = ended;
@@ -357,12 +368,9 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
     figures.phases[static_cast<std::size_t>(phase)].record_alone(nanoseconds(took), times);
   };
   const int count = static_cast<int>(slot.requests.size());
-  if (slot.sampled && !error) {
+  if (slot.times && !error) {
     const auto weight = static_cast<std::uint64_t>(count);
-    const TimePoint started = slot.started.ref().time().value();
-    const TimePoint copied_in = slot.copied_in.ref().time().value();
-    const TimePoint computed = slot.computed.ref().time().value();
-    const TimePoint copied_out = slot.copied_out.ref().time().value();
+    const auto& [started, copied_in, computed, copied_out] = *slot.times;
     record(Phase::stage, started - slot.picked, weight);
     record(Phase::copy_in, copied_in - started, weight);
     record(Phase::compute, computed - copied_in, weight);
@@ -409,11 +417,11 @@ void DeviceState::trace(const PlanState& plan, const BatchSlot& slot, int reques
   timeline.picked = slot.picked;
   timeline.staged = slot.staged;
   timeline.completed = completed;
-  if (slot.sampled && !failed) {
-    timeline.started = slot.started.ref().time().value();
-    timeline.copied_in = slot.copied_in.ref().time().value();
-    timeline.computed = slot.computed.ref().time().value();
-    timeline.copied_out = slot.copied_out.ref().time().value();
+  if (slot.times && !failed) {
+    timeline.started = slot.times->started;
+    timeline.copied_in = slot.times->copied_in;
+    timeline.computed = slot.times->computed;
+    timeline.copied_out = slot.times->copied_out;
   }
   timelines_.add(std::move(timeline));
 }
@@ -660,12 +668,20 @@ bool DeviceState::launch_from(PlanState& plan) {
   return true;
 }
 
+/// Host events cost next to nothing. On a GPU each is a node in the stream and a question to the
+/// driver: of very short batches fewer are enough.
+bool DeviceState::samples(std::uint64_t number, TimePoint now) noexcept {
+  if (device_->id().kind == DeviceKind::host || timelines_.on()) return true;
+  if (options_.sample_every == 0 || now < next_sample_) return false;
+  if (number % static_cast<std::uint64_t>(options_.sample_every) != 0) return false;
+  if (options_.sample_every > 1) next_sample_ = now + kSamplesApart;
+  return true;
+}
+
 void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
   slot.number = timelines_.next_number();
   // Host events cost next to nothing; on a GPU each is a node in the stream.
-  slot.sampled = device_->id().kind == DeviceKind::host || timelines_.on() ||
-                 (options_.sample_every > 0 &&
-                  slot.number % static_cast<std::uint64_t>(options_.sample_every) == 0);
+  slot.sampled = samples(slot.number, now);
   slot.picked = now;
   slot.submitted = slot.requests.front()->submitted;
   slot.estimate = plan.times.estimate(slot.items);

@@ -96,6 +96,7 @@ class DeviceState {
   void answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint ended);
   Response response_for(const PlanState& plan, const BatchSlot& slot, RequestState& request,
                         std::int64_t first_item) const;
+  static void read_times(BatchSlot& slot);
   void account(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
   void trace(const PlanState& plan, const BatchSlot& slot, int requests, bool failed,
              TimePoint completed);
@@ -110,6 +111,7 @@ class DeviceState {
   bool launch_from(PlanState& plan);
   LaneState* best_lane(PlanState& plan) const;
   PullQuery query_for(PlanState& plan, const LaneState& lane);
+  [[nodiscard]] bool samples(std::uint64_t number, TimePoint now) noexcept;
   void launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
   void publish_load(PlanState& plan);
   [[nodiscard]] bool spins() const noexcept;
@@ -153,6 +155,7 @@ class DeviceState {
   TimePoint look_again_;  // the earliest time at which a decision asked to be made again
   TimePoint last_work_;
   TimePoint next_fault_check_;
+  TimePoint next_sample_;
   bool faulted_ = false;
   std::vector<DeviceLoad> loads_;
   std::vector<PlanLoad> ready_;

@@ -18,8 +18,7 @@ constexpr std::int64_t kMostItems = std::int64_t{1} << 24;
 /// More than any device has, and little enough that sums over lanes and slots do not overflow.
 constexpr std::size_t kMostBatchBytes = std::size_t{1} << 48;
 constexpr std::size_t kReservedRequests = 4096;
-/// Runs in place: how often an address must come before it is worth preparing for, and bounds.
-constexpr int kMissesUntilPrepared = 3;
+/// Bounds of what is kept for runs in place.
 constexpr std::size_t kMostInPlaceRuns = 256;
 constexpr std::size_t kMostAddresses = 4096;
 
@@ -53,6 +52,16 @@ std::vector<std::int64_t> sizes_to_prepare(const BatchPolicy& policy) {
   std::sort(sizes.begin(), sizes.end());
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   return sizes;
+}
+
+/// How often an address must come before a run is prepared for it: more often for each lane that
+/// has one already, which it mostly goes to.
+int misses_until_prepared(const std::vector<ShapeKey>& by_lane) {
+  int misses = 3;
+  for (const ShapeKey key : by_lane) {
+    if (key != kEager && misses < INT_MAX / 32) misses *= 16;
+  }
+  return misses;
 }
 
 struct Wanted {
@@ -319,7 +328,7 @@ Result<void> PlanState::prepare(LaneState& lane) {
     return {};
   }
   runs_in_place_ = apart_ && lane.traits.fixed_addresses && lane.traits.prepares_any_address &&
-                   info.inputs.size() + info.outputs.size() < AddressKey::kWords;
+                   info.inputs.size() + info.outputs.size() <= AddressKey::kMost;
   for (const TensorInfo& output : info.outputs) {
     if (!runs_in_place_) break;
     MILLRACE_ASSIGN(Buffer block, device_.device()->allocate(
@@ -432,9 +441,10 @@ Result<void> PlanState::try_stage(BatchSlot& slot) {
 }
 
 std::size_t AddressHash::operator()(const AddressKey& key) const noexcept {
-  std::uint64_t hash = 0;
-  for (const std::uintptr_t word : key.words) {
-    hash = (hash ^ word) * 0x9e3779b97f4a7c15U;  // splitmix64's increment, an odd number
+  auto hash = static_cast<std::uint64_t>(key.items);
+  for (const void* address : key.addresses) {
+    hash ^= reinterpret_cast<std::uintptr_t>(address);
+    hash *= 0x9e3779b97f4a7c15U;  // splitmix64's increment, an odd number
     hash ^= hash >> 29;
   }
   return hash;
@@ -445,20 +455,20 @@ std::optional<AddressKey> PlanState::address_key(std::span<RequestState* const> 
   const RequestState& only = *requests.front();
   const DeviceId here = device_.device()->id();
   AddressKey key;
-  std::size_t word = 0;
-  key.words[word++] = static_cast<std::uintptr_t>(only.items);
+  key.items = only.items;
+  std::size_t next = 0;
   for (const NamedTensor& input : only.request.inputs) {
     if (input.view.device != here || !aligned_for_plan(input.view)) return std::nullopt;
-    key.words[word++] = reinterpret_cast<std::uintptr_t>(input.view.data);
+    key.addresses[next++] = input.view.data;
   }
   const std::size_t outputs = plan_info().outputs.size();
   for (std::size_t i = 0; i < outputs; ++i) {
     const TensorView* target = only_target(requests, i);
     if (!target) {  // then all outputs are the lane's
-      std::fill_n(key.words.begin() + static_cast<std::ptrdiff_t>(word), i, 0);
+      std::fill_n(key.addresses.begin() + static_cast<std::ptrdiff_t>(next), i, nullptr);
       break;
     }
-    key.words[word + i] = reinterpret_cast<std::uintptr_t>(target->data);
+    key.addresses[next + i] = target->data;
   }
   return key;
 }
@@ -498,7 +508,7 @@ bool PlanState::choose_in_place(BatchSlot& slot) {
     slot.in_place_run = true;
     return true;
   }
-  if (!runs.preparing && ++runs.misses >= kMissesUntilPrepared &&
+  if (!runs.preparing && ++runs.misses >= misses_until_prepared(runs.by_lane) &&
       in_place_count_ < kMostInPlaceRuns) {
     runs.misses = 0;
     runs.preparing = true;
@@ -538,18 +548,17 @@ void PlanState::prepare_in_place(LaneState& lane, const AddressKey& key) {
 Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) const {
   const PlanInfo& info = plan_info();
   const DeviceId device = device_.device()->id();
-  const auto items = static_cast<std::int64_t>(key.words[0]);
   std::vector<TensorView> inputs;
+  inputs.reserve(info.inputs.size());
   std::vector<OutputSlot> outputs(info.outputs.size());
-  std::size_t word = 1;
+  std::size_t next = 0;
   for (const TensorInfo& input : info.inputs) {
-    inputs.push_back(block_view(input, reinterpret_cast<void*>(key.words[word++]), items, device));
+    inputs.push_back(block_view(input, key.addresses[next++], key.items, device));
   }
-  const bool to_targets = key.words[word] != 0;
+  const bool to_targets = key.addresses[next] != nullptr;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
-    void* data =
-        to_targets ? reinterpret_cast<void*>(key.words[word + i]) : lane.scratch_outputs[i].data();
-    outputs[i].view = block_view(info.outputs[i], data, items, device);
+    void* data = to_targets ? key.addresses[next + i] : lane.scratch_outputs[i].data();
+    outputs[i].view = block_view(info.outputs[i], data, key.items, device);
   }
   BatchStatus status;
   return lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, 0});

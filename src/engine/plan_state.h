@@ -26,11 +26,12 @@ class LaneState;
 class ModelState;
 class PlanState;
 
-/// Where the tensors of a batch lie that could run on the caller's own memory: the number of items,
-/// then the addresses of inputs and of outputs (0: not the caller's).
+/// Where the tensors of a batch lie that could run on the caller's own memory: those of the inputs,
+/// then those of the outputs (null: not the caller's).
 struct AddressKey {
-  static constexpr std::size_t kWords = 10;
-  std::array<std::uintptr_t, kWords> words{};
+  static constexpr std::size_t kMost = 9;
+  std::int64_t items = 0;
+  std::array<void*, kMost> addresses{};
   friend bool operator==(const AddressKey&, const AddressKey&) = default;
 };
 struct AddressHash {
@@ -85,6 +86,11 @@ class BatchSlot {
   std::atomic<std::uint64_t>* word = nullptr;
   std::uint64_t expected = 0;
   Event started, copied_in, computed, copied_out, done;
+  /// Read once, when a sampled batch is over.
+  struct DeviceTimes {
+    TimePoint started, copied_in, computed, copied_out;
+  };
+  std::optional<DeviceTimes> times;
 
   // Fixed blocks, where shapes are known: one per input and, for lanes with fixed addresses, per
   // output.

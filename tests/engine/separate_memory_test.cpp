@@ -254,6 +254,7 @@ TEST(SeparateMemory, ManyRequestsFromManyThreads) {
   config.batching.max_items = 8;
   const Model model = must(engine.load(config));
   std::vector<std::thread> threads;
+  threads.reserve(3);
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([&engine, &model, t] {
       for (int i = 0; i < 60; ++i) {

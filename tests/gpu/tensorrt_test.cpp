@@ -43,11 +43,11 @@ class TensorRt : public testing::Test {
   static void SetUpTestSuite() {
     const BackendInfo backend = backend_infos().front();
     if (!backend.usable) {
-      reason_ = "NOT CHECKED: " + backend.reason;
+      reason = "NOT CHECKED: " + backend.reason;
       return;
     }
-    folder_ = std::filesystem::temp_directory_path() / ("millrace-gpu-" + std::to_string(getpid()));
-    std::filesystem::create_directories(folder_);
+    folder = std::filesystem::temp_directory_path() / ("millrace-gpu-" + std::to_string(getpid()));
+    std::filesystem::create_directories(folder);
     BuildOptions build;
     build.model = kDigits;
     build.precision = Precision::fp32;
@@ -55,29 +55,29 @@ class TensorRt : public testing::Test {
     build.optimization_level = 1;
     const Result<BuildReport> built = build_engine(build, plan_file());
     if (!built) {
-      reason_ = "NOT CHECKED: " + built.error().message;
+      reason = "NOT CHECKED: " + built.error().message;
       return;
     }
     EngineOptions options;
     options.devices.devices = {"cuda:0", "host:0"};
-    engine_ = std::make_unique<Engine>(must(Engine::create(options)));
-    gpu_ = load("gpu", plan_file(), DeviceId::cuda(0), {});
-    eager_ = load("eager", plan_file(), DeviceId::cuda(0), {{"graphs", "off"}});
-    cpu_ = load("cpu", kDigits, DeviceId::host(0), {});
+    engine = std::make_unique<Engine>(must(Engine::create(options)));
+    gpu = load("gpu", plan_file(), DeviceId::cuda(0), {});
+    eager = load("eager", plan_file(), DeviceId::cuda(0), {{"graphs", "off"}});
+    cpu = load("cpu", kDigits, DeviceId::host(0), {});
   }
   static void TearDownTestSuite() {
-    gpu_ = {};
-    eager_ = {};
-    cpu_ = {};
-    engine_.reset();
+    gpu = {};
+    eager = {};
+    cpu = {};
+    engine.reset();
     std::error_code error;
-    if (!folder_.empty()) std::filesystem::remove_all(folder_, error);
+    if (!folder.empty()) std::filesystem::remove_all(folder, error);
   }
   void SetUp() override {
-    if (!engine_) GTEST_SKIP() << reason_;
+    if (!engine) GTEST_SKIP() << reason;
   }
 
-  static std::string plan_file() { return (folder_ / "digits.plan").string(); }
+  static std::string plan_file() { return (folder / "digits.plan").string(); }
 
   static Model load(const std::string& name, const std::string& path, DeviceId device,
                     std::map<std::string, std::string> backend_options) {
@@ -87,7 +87,7 @@ class TensorRt : public testing::Test {
     config.devices = {device};
     config.batching.max_items = 32;
     config.options = std::move(backend_options);
-    return must(engine_->load(config));
+    return must(engine->load(config));
   }
 
   static Request request_of(const TensorView& images, const Lease& lease = {}) {
@@ -99,7 +99,7 @@ class TensorRt : public testing::Test {
   static std::vector<float> expected(const std::vector<float>& images) {
     const auto items = static_cast<std::int64_t>(images.size()) / kPixels;
     const Response response =
-        must(cpu_.infer(request_of(TensorView::of(images.data(), {items, 1, 8, 8}))));
+        must(cpu.infer(request_of(TensorView::of(images.data(), {items, 1, 8, 8}))));
     const auto* values = response.outputs[0].view.as<float>();
     return {values, values + items * kClasses};
   }
@@ -110,12 +110,12 @@ class TensorRt : public testing::Test {
 
   static Tensor on_device(const std::vector<float>& values, const Shape& shape) {
     const DeviceId id = DeviceId::cuda(0);
-    Tensor tensor = must(engine_->new_tensor(DataType::fp32, shape, id));
+    Tensor tensor = must(engine->new_tensor(DataType::fp32, shape, id));
     copy(tensor.view().data, values.data(), values.size() * sizeof(float));
     return tensor;
   }
   static void copy(void* target, const void* source, std::size_t bytes) {
-    const Stream stream = must(engine_->devices()[0]->new_stream({}));
+    const Stream stream = must(engine->devices()[0]->new_stream({}));
     must(stream.ref().copy(target, source, bytes));
     must(stream.ref().synchronize());
   }
@@ -125,14 +125,14 @@ class TensorRt : public testing::Test {
     return values;
   }
 
-  static inline std::filesystem::path folder_;
-  static inline std::string reason_;
-  static inline std::unique_ptr<Engine> engine_;
-  static inline Model gpu_, eager_, cpu_;
+  static inline std::filesystem::path folder;
+  static inline std::string reason;
+  static inline std::unique_ptr<Engine> engine;
+  static inline Model gpu, eager, cpu;
 };
 
 TEST_F(TensorRt, AnswersAsTheCpuDoesInEveryBatchSize) {
-  for (const Model& model : {gpu_, eager_}) {
+  for (const Model& model : {gpu, eager}) {
     for (const std::int64_t items : {1, 2, 3, 5, 8, 13, 31, 32}) {
       const std::vector<float> images = random_images(items, static_cast<unsigned>(items));
       const Response response =
@@ -144,7 +144,7 @@ TEST_F(TensorRt, AnswersAsTheCpuDoesInEveryBatchSize) {
 }
 
 TEST_F(TensorRt, CombinesConcurrentRequestsFromEveryKindOfMemory) {
-  for (const Model& model : {gpu_, eager_}) {
+  for (const Model& model : {gpu, eager}) {
     constexpr int kRequests = 300;
     std::vector<std::vector<float>> images;
     std::vector<Tensor> tensors;
@@ -155,7 +155,7 @@ TEST_F(TensorRt, CombinesConcurrentRequestsFromEveryKindOfMemory) {
       const Shape shape = {items, 1, 8, 8};
       TensorView view = TensorView::of(images.back().data(), shape);
       if (i % 3 == 1) {
-        tensors.push_back(must(engine_->new_tensor(DataType::fp32, shape)));
+        tensors.push_back(must(engine->new_tensor(DataType::fp32, shape)));
         std::memcpy(tensors.back().view().data, images.back().data(),
                     images.back().size() * sizeof(float));
         view = tensors.back().view();
@@ -178,7 +178,7 @@ TEST_F(TensorRt, OutputsGoWhereTheyAreWanted) {
   const std::vector<float> images = random_images(kItems, 77);
   const std::vector<float> right = expected(images);
   const Shape shape = {kItems, kClasses};
-  for (const Model& model : {gpu_, eager_}) {
+  for (const Model& model : {gpu, eager}) {
     const auto ask = [&](const RequestedOutput& output) {
       Request request = request_of(TensorView::of(images.data(), {kItems, 1, 8, 8}));
       request.outputs.push_back(output);
@@ -193,11 +193,11 @@ TEST_F(TensorRt, OutputsGoWhereTheyAreWanted) {
         {"probabilities", OutputPlacement::target, TensorView::of(pageable.data(), shape), {}});
     expect_near(pageable.data(), right);
 
-    const Tensor pinned = must(engine_->new_tensor(DataType::fp32, shape));
+    const Tensor pinned = must(engine->new_tensor(DataType::fp32, shape));
     (void)ask({"probabilities", OutputPlacement::target, pinned.view(), pinned.lease()});
     expect_near(pinned.as<float>(), right);
 
-    const Tensor device = must(engine_->new_tensor(DataType::fp32, shape, DeviceId::cuda(0)));
+    const Tensor device = must(engine->new_tensor(DataType::fp32, shape, DeviceId::cuda(0)));
     (void)ask({"probabilities", OutputPlacement::target, device.view(), device.lease()});
     expect_near(fetch(device.view()).data(), right);
   }
@@ -206,17 +206,17 @@ TEST_F(TensorRt, OutputsGoWhereTheyAreWanted) {
 TEST_F(TensorRt, DeviceInputsAreBoundWhereTheyLie) {
   const std::vector<float> images = random_images(8, 9);  // a size that is not padded
   const Tensor input = on_device(images, {8, 1, 8, 8});
-  const std::uint64_t before = eager_.statistics().bound_in_place;
-  const Response response = must(eager_.infer(request_of(input.view(), input.lease())));
+  const std::uint64_t before = eager.statistics().bound_in_place;
+  const Response response = must(eager.infer(request_of(input.view(), input.lease())));
   expect_near(response.outputs[0].view.as<float>(), expected(images));
-  EXPECT_EQ(eager_.statistics().bound_in_place, before + 1);
+  EXPECT_EQ(eager.statistics().bound_in_place, before + 1);
 }
 
 TEST_F(TensorRt, WaitsForAnInputsReadyEventOnTheStream) {
   const std::vector<float> images = random_images(3, 10);
-  Device& device = *engine_->devices()[0];
-  Tensor input = must(engine_->new_tensor(DataType::fp32, {3, 1, 8, 8}, DeviceId::cuda(0)));
-  Tensor staged = must(engine_->new_tensor(DataType::fp32, {3, 1, 8, 8}));
+  Device& device = *engine->devices()[0];
+  Tensor input = must(engine->new_tensor(DataType::fp32, {3, 1, 8, 8}, DeviceId::cuda(0)));
+  Tensor staged = must(engine->new_tensor(DataType::fp32, {3, 1, 8, 8}));
   std::memcpy(staged.view().data, images.data(), images.size() * sizeof(float));
   const Stream stream = must(device.new_stream({}));
   const Event ready = must(device.new_event(EventTiming::untimed));
@@ -227,7 +227,7 @@ TEST_F(TensorRt, WaitsForAnInputsReadyEventOnTheStream) {
   must(stream.ref().copy(input.view().data, staged.view().data, images.size() * sizeof(float)));
   must(stream.ref().record(ready));
   input.view().ready = ready;
-  Future future = gpu_.submit(request_of(input.view()));
+  Future future = gpu.submit(request_of(input.view()));
   EXPECT_FALSE(future.wait_until(Clock::now() + std::chrono::milliseconds(50)));
   open.store(true);
   expect_near(must(future.get()).outputs[0].view.as<float>(), expected(images));
@@ -240,7 +240,7 @@ TEST_F(TensorRt, ASteadyStateNeitherWaitsNorAllocates) {
   constexpr std::int64_t kItems = 8;
   const std::vector<float> images = random_images(kItems, 5);
   const Shape shape = {kItems, 1, 8, 8};
-  const Tensor pinned = must(engine_->new_tensor(DataType::fp32, shape));
+  const Tensor pinned = must(engine->new_tensor(DataType::fp32, shape));
   std::memcpy(pinned.view().data, images.data(), images.size() * sizeof(float));
   const Tensor device = on_device(images, shape);
   const auto round = [&](const Model& model, const TensorView& view, bool keep) {
@@ -252,7 +252,7 @@ TEST_F(TensorRt, ASteadyStateNeitherWaitsNorAllocates) {
     }
     for (Future& future : futures) (void)must(future.get());
   };
-  for (const Model& model : {gpu_, eager_}) {
+  for (const Model& model : {gpu, eager}) {
     for (const bool resident : {false, true}) {
       const TensorView view = resident ? device.view() : pinned.view();
       for (int i = 0; i < 5; ++i) round(model, view, resident);  // fills the pools
@@ -272,13 +272,13 @@ TEST_F(TensorRt, RefusesPlansThatCannotBeUsed) {
   const std::string whole((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   ASSERT_GT(whole.size(), 1000U);
   const auto try_load = [&](const std::string& name, const std::string& content) {
-    const std::string path = (folder_ / (name + ".plan")).string();
+    const std::string path = (folder / (name + ".plan")).string();
     std::ofstream(path, std::ios::binary) << content;
     ModelConfig config;
     config.name = name;
     config.path = path;
     config.devices = {DeviceId::cuda(0)};
-    const Result<Model> model = engine_->load(config);
+    const Result<Model> model = engine->load(config);
     EXPECT_FALSE(model.ok()) << name;
     if (!model) {
       EXPECT_NE(model.error().message.find(name), std::string::npos) << model.error().message;
@@ -288,17 +288,16 @@ TEST_F(TensorRt, RefusesPlansThatCannotBeUsed) {
   try_load("empty", "");
   try_load("truncated", whole.substr(0, whole.size() / 2));
   try_load("no_plan", "this is no engine at all");
-  EXPECT_TRUE(
-      gpu_.infer(request_of(TensorView::of(random_images(1, 1).data(), {1, 1, 8, 8}))).ok());
+  EXPECT_TRUE(gpu.infer(request_of(TensorView::of(random_images(1, 1).data(), {1, 1, 8, 8}))).ok());
 }
 
 TEST_F(TensorRt, BuildsForAnOnnxFileOnceAndFindsItAgain) {
-  const std::string cache = (folder_ / "cache").string();
+  const std::string cache = (folder / "cache").string();
   const auto seconds_to_load = [&](const std::string& name) {
     const TimePoint start = Clock::now();
     (void)load(name, kDigits, DeviceId::cuda(0),
                {{"cache", cache}, {"optimization_level", "0"}, {"precision", "fp16"}});
-    must(engine_->unload(name));
+    must(engine->unload(name));
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   const double first = seconds_to_load("first");
@@ -311,7 +310,7 @@ TEST_F(TensorRt, CancelledBuildsLeaveNothing) {
   BuildOptions build;
   build.model = kDigits;
   build.cancel = &cancel;
-  const std::string path = (folder_ / "cancelled.plan").string();
+  const std::string path = (folder / "cancelled.plan").string();
   const Result<BuildReport> report = build_engine(build, path);
   ASSERT_FALSE(report.ok());
   EXPECT_EQ(report.error().code, ErrorCode::cancelled) << report.error().message;
@@ -319,18 +318,19 @@ TEST_F(TensorRt, CancelledBuildsLeaveNothing) {
 }
 
 TEST_F(TensorRt, UnloadsUnderLoadAndGivesItsMemoryBack) {
-  const auto used = [] { return engine_->device_reports()[0].memory.used_bytes; };
+  const auto used = [] { return engine->device_reports()[0].memory.used_bytes; };
   (void)load("warm", plan_file(), DeviceId::cuda(0), {});
-  must(engine_->unload("warm"));
+  must(engine->unload("warm"));
   const std::size_t before = used();
   for (int i = 0; i < 3; ++i) {
     const Model model = load("again", plan_file(), DeviceId::cuda(0), {});
     const std::vector<float> images = random_images(2, 3);
     std::vector<Future> futures;
+    futures.reserve(200);
     for (int k = 0; k < 200; ++k) {
       futures.push_back(model.submit(request_of(TensorView::of(images.data(), {2, 1, 8, 8}))));
     }
-    must(engine_->unload("again"));
+    must(engine->unload("again"));
     for (Future& future : futures) EXPECT_TRUE(future.get().ok());
   }
   EXPECT_LE(used(), before + (std::size_t{1} << 20));

@@ -51,8 +51,8 @@ def embeddings(b: Builder, tokens: Tensor, types: Tensor) -> Tensor:
 
     words = b.op("Gather", [table(VOCABULARY, "words"), tokens], "embeddings.words", shape)
     kinds = b.op("Gather", [table(TOKEN_TYPES, "types"), types], "embeddings.types", shape)
-    places = b.op("Slice", [table(POSITIONS, "places"), b.integers("first", [0]), b.integers("sequence", [sequence])],
-                  "embeddings.places", shape)
+    bounds = [b.integers("first", [0]), b.integers("sequence", [sequence]), b.integers("axis", [0])]
+    places = b.op("Slice", [table(POSITIONS, "places"), *bounds], "embeddings.places", shape)
     x = b.add(b.add(words, kinds, "embeddings.sum"), places, "embeddings.placed")
     return normalized(b, x, "embeddings.norm")
 

@@ -111,6 +111,7 @@ Result<ShapeKey> ReferenceLane::prepare(const BatchIo& io) {
     return model_->error(ErrorCode::unsupported, "no more runs can be prepared");
   }
   prepared_.push_back(std::move(prepared));
+  prepared_count_.store(prepared_.size(), std::memory_order_release);
   return static_cast<ShapeKey>(prepared_.size() - 1);
 }
 
@@ -121,7 +122,7 @@ Result<ReferenceLane::Prepared*> ReferenceLane::find(ShapeKey key, const BatchIo
                          concat("runs only as prepared, and nothing is prepared for input shape ",
                                 io.inputs[0].shape));
   }
-  if (key < 0 || static_cast<std::size_t>(key) >= prepared_.size()) {
+  if (key < 0 || static_cast<std::size_t>(key) >= prepared_count_.load(std::memory_order_acquire)) {
     return model_->error(ErrorCode::internal, concat("there is no prepared run ", key));
   }
   Prepared* const prepared = prepared_[static_cast<std::size_t>(key)].get();

@@ -72,7 +72,8 @@ class ReferenceLane final : public Lane {
   Stream own_stream_;  // null unless asked for
   Event forked_, joined_;
   Interrupt interrupt_;
-  std::vector<std::unique_ptr<Prepared>> prepared_;
+  std::vector<std::unique_ptr<Prepared>> prepared_;  // never grows beyond what is reserved
+  std::atomic<std::size_t> prepared_count_{0};       // of these, whole: read while more are added
   std::mutex mutex_;
   std::vector<std::vector<Shape>>
       seen_;  // under mutex_: what need not run for the first time again

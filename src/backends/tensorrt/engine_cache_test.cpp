@@ -22,7 +22,7 @@ using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
 using testing::text_of;
 
-EngineKey key_of(std::string model, std::string content = "content") {
+EngineKey key_of(std::string model, const std::string& content = "content") {
   EngineKey key;
   key.model = std::move(model);
   key.model_hash = hash_of(content);

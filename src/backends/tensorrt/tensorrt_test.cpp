@@ -19,7 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::Host;
 using testing::NoGpu;
-using testing::text_of;
 
 ModelSpec spec_of(std::string path, std::map<std::string, std::string> options = {}) {
   ModelSpec spec;

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks on a GPU and records what they say, one file for each cell, as bench/run.py does.
+
+    bench/gpu/run.py --models DIR [--bin DIR] [--out DIR] [--quick] [CELL ...]
+
+DIR of --models holds the engines that tools/models/write.py and "millrace build" made: resnet50.plan (FP16, --batch
+1..32..128), mlp.plan (FP16, --batch 1..64), bert-base-384.plan and yolov4-608.plan (FP16, --batch 1..32 and 1..8). Cells whose engine is
+not there are left out, and said so. MILLRACE_TENSORRT names TensorRT's folder. Each cell alternates with the best loop by hand,
+which is looked for first; a comparison counts only where that loop does what is known of the machine. Standard library only.
+"""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def host_benchmarks():
+    spec = importlib.util.spec_from_file_location("host_benchmarks", ROOT / "bench" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+host = host_benchmarks()
+
+
+# What loops by hand are known to do on an H200, in items/s; and the share of it that makes a comparison count.
+KNOWN = {"host": 33_720, "resident": 37_494, "naive": 12_000}
+ENOUGH = 0.97
+
+
+class Cell(host.Cell):
+    """`engine`: the file that it needs."""
+
+    def __init__(self, what, engine, commands, judge):
+        super().__init__(what, commands, judge)
+        self.engine = engine
+
+
+def bench(engine, *arguments, duration=4, pairs=9):
+    def command(quick, earlier):
+        seconds, count = (0.2, 2) if quick else (duration, pairs)
+        end = ["--pairs", str(count)] if "--compare" in arguments else []
+        return ["millrace", "bench", str(MODELS / engine), *arguments, "--duration", str(seconds), *end, "--json"]
+    return command
+
+
+def about(result):
+    direct = host.comparison(result, "direct")
+    return [host.stated("items/s", "{:,.0f}", result["items_per_s"]),
+            host.stated("items/s of direct", "{:,.0f}", direct["items_per_s"]),
+            host.stated("ratio with its 95% interval", "{}", host.ratio_text(direct)),
+            host.stated("direct", "{}", direct["what"]),
+            host.stated("CPU per request", "{:.1f} us", result["cpu_us_per_request"])]
+
+
+def judge_best(known, bar=0.99, naive=None):
+    """Throughput against the best loop by hand; 1.00 must lie inside the interval or below it."""
+    def judge(results):
+        direct = host.comparison(results[0], "direct")
+        bars = [host.at_least("throughput / best direct", bar, direct["ratio"], "{:.3f}")]
+        if bar >= 0.99:
+            bars.append(host.at_least("upper end of its 95% interval", 1.0, direct["ratio_spread"]["high"], "{:.3f}"))
+        statements = about(results[0])
+        if known:
+            statements.append(host.stated("direct / what is known of it", "{:.3f}", direct["items_per_s"] / KNOWN[known]))
+        if naive:
+            loop = host.comparison(results[0], "naive")
+            bars.append(host.at_least("throughput / naive", naive, loop["ratio"], "{:.2f}"))
+            statements.append(host.stated("items/s of naive", "{:,.0f}", loop["items_per_s"]))
+        return bars, statements
+    return judge
+
+
+def judge_latency(results):
+    direct = host.comparison(results[0], "direct")
+    excess = direct["p50_excess_us"]
+    return ([host.at_most("p50 above direct", 15, excess["median"], "{:.1f} us")],
+            [host.stated("p50", "{:.0f} us", results[0]["latency_us"]["p50"]), host.stated("p50 of direct", "{:.0f} us", direct["p50_us"]),
+             host.stated("95% interval", "{}", f"{excess['low']:.1f} to {excess['high']:.1f} us"),
+             host.stated("p99", "{:.0f} us", results[0]["latency_us"]["p99"])])
+
+
+def judge_callers(results):
+    fixed, callers = results
+    best = max(fixed["items_per_s"], host.comparison(fixed, "direct")["items_per_s"])
+    return ([host.at_least("throughput / best of batch 32", 0.95, callers["items_per_s"] / best, "{:.3f}")],
+            [host.stated("images/s", "{:,.0f}", callers["items_per_s"]), host.stated("images in a batch", "{:.1f}", callers["batch_items_mean"]),
+             host.stated("p50", "{:.2f} ms", callers["latency_us"]["p50"] / 1000), host.stated("p99", "{:.2f} ms", callers["latency_us"]["p99"] / 1000)])
+
+
+MODELS = Path()
+RESNET, MLP, BERT, YOLO = "resnet50.plan", "mlp.plan", "bert-base-384.plan", "yolov4-608.plan"
+OFFLINE = ("--offline", "--batch")
+CELLS = {
+    "gpu_resnet50_host": Cell("ResNet-50 FP16, batch 32, pinned host memory", RESNET,
+                              [bench(RESNET, *OFFLINE, "32", "--lanes", "3", "--slots", "1", "--compare", "direct,naive")], judge_best("host", naive=2.6)),
+    "gpu_resnet50_resident": Cell("ResNet-50 FP16, batch 32, resident", RESNET,
+                                  [bench(RESNET, *OFFLINE, "32", "--lanes", "3", "--resident", "--compare", "direct")], judge_best("resident")),
+    "gpu_mlp": Cell("Small MLP FP16, batch 8, resident", MLP,
+                    [bench(MLP, *OFFLINE, "8", "--lanes", "8", "--slots", "1", "--resident", "--compare", "direct")], judge_best(None, 0.6)),
+    "gpu_latency": Cell("ResNet-50 FP16, one caller, one image", RESNET,
+                        [bench(RESNET, "--concurrency", "1", "--batch", "1", "--lanes", "1", "--compare", "direct")], judge_latency),
+    "gpu_callers": Cell("ResNet-50 FP16, 256 callers of one image", RESNET,
+                        [bench(RESNET, *OFFLINE, "32", "--lanes", "4", "--compare", "direct", pairs=3),
+                         bench(RESNET, "--concurrency", "256", "--batch", "32", "--lanes", "4")], judge_callers),
+}
+for model, name, engine, batches in (("ResNet-50", "resnet50", RESNET, (1, 8, 128)), ("BERT-base 384", "bert", BERT, (1, 8, 32)),
+                                     ("YOLOv4-608", "yolov4", YOLO, (1, 8))):
+    for batch in batches:
+        lanes = {1: "16", 8: "8"}.get(batch, "4")
+        for where, more in (("pinned host memory", ()), ("resident", ("--resident",))):
+            CELLS[f"gpu_{name}_{batch}_{'resident' if more else 'host'}"] = Cell(
+                f"{model} FP16, batch {batch}, {where}", engine,
+                [bench(engine, *OFFLINE, str(batch), "--lanes", lanes, "--slots", "1", *more, "--compare", "direct", duration=3, pairs=7)], judge_best(None, 0.98))
+
+
+def gpu():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+    except OSError as error:
+        sys.exit(f"bench: no GPU: {error}")
+    return done.stdout.strip().splitlines()
+
+
+def main():
+    global MODELS
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cells", nargs="*", metavar="CELL")
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--bin", type=Path, default=ROOT / "build" / "release" / "bin")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    MODELS = arguments.models.resolve()
+    for name in arguments.cells:
+        if name not in CELLS:
+            parser.error(f"there is no cell {name!r}; there are {', '.join(CELLS)}")
+    gpus, failed = gpu(), 0
+    host.CELLS = CELLS
+    for name in arguments.cells or CELLS:
+        cell = CELLS[name]
+        if not (MODELS / cell.engine).exists():
+            print(f"{name}: left out: there is no {MODELS / cell.engine}", flush=True)
+            continue
+        print(f"{name}: {cell.what}", flush=True)
+        try:
+            record = host.run_cell(name, arguments.bin.resolve(), arguments.quick)
+        except (OSError, RuntimeError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+            print(f"bench: {name}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        record["machine"]["gpus"] = gpus
+        host.write(record, arguments.out)
+        for bar in record["bars"]:
+            print(f"    {'met    ' if bar['met'] else 'NOT MET'}  {bar['what']}: {bar['value']} ({bar['bar']})", flush=True)
+        for entry in record["stated"]:
+            print(f"             {entry['what']}: {entry['value']}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
