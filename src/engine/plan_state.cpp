@@ -59,7 +59,7 @@ std::vector<std::int64_t> sizes_to_prepare(const BatchPolicy& policy) {
 int misses_until_prepared(const std::vector<ShapeKey>& by_lane) {
   int misses = 3;
   for (const ShapeKey key : by_lane) {
-    if (key != kEager && misses < INT_MAX / 32) misses *= 16;
+    if (key != kEager && misses < INT_MAX / 8) misses *= 4;
   }
   return misses;
 }
