@@ -114,7 +114,7 @@ for model, name, engine, batches in (("ResNet-50", "resnet50", RESNET, (1, 8, 12
     for batch in batches:
         lanes = {1: "16"}.get(batch, "4")
         for where, more in (("pinned host memory", ()), ("resident", ("--resident",))):
-            # Where copies share the GPU with runs of middling size, single launches measure ahead of graphs.
+            # There the best loop by hand launches kernel by kernel.
             graphs = ("--option", "graphs=off") if batch == 8 and not more else ()
             CELLS[f"gpu_{name}_{batch}_{'resident' if more else 'host'}"] = Cell(
                 f"{model} FP16, batch {batch}, {where}", engine,

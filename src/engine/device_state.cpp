@@ -84,6 +84,7 @@ DeviceState::~DeviceState() { stop(); }
 
 bool DeviceState::stop() {
   if (driver_.joinable()) {
+    loader_.call([] {});  // what it still prepares may have something to say to the driver
     stop_.store(true, std::memory_order_release);
     wake_driver_thread();
     driver_.join();

@@ -327,7 +327,10 @@ Result<void> PlanState::prepare(LaneState& lane) {
              "\": shapes are not known before a request, so nothing is prepared");
     return {};
   }
-  runs_in_place_ = apart_ && lane.traits.fixed_addresses && lane.traits.prepares_any_address &&
+  // Blocking lanes choose their runs on threads of their own; what is known of addresses is the
+  // driver's.
+  runs_in_place_ = apart_ && !lane.traits.enqueue_blocks && lane.traits.fixed_addresses &&
+                   lane.traits.prepares_any_address &&
                    info.inputs.size() + info.outputs.size() <= AddressKey::kMost;
   for (const TensorInfo& output : info.outputs) {
     if (!runs_in_place_) break;
