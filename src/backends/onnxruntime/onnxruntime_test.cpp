@@ -528,7 +528,8 @@ TEST(OnnxBudget, NoMoreRunsAtATimeThanThreads) {
       std::this_thread::sleep_for(milliseconds(1));
     }
   }
-  EXPECT_EQ(runtime->gate().inside(), 0);
+  // A run says that it is done just before it leaves.
+  while (runtime->gate().inside() != 0) std::this_thread::yield();
 }
 
 int threads_of_this_process() {
