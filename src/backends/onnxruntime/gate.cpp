@@ -15,7 +15,8 @@ bool Gate::enter(Pass& pass, const std::atomic<bool>& ended) {
   waiting_.push_back(&pass);
   pass.changed_.wait(lock, [&] { return pass.state_ == Pass::State::inside || ended.load(); });
   if (pass.state_ == Pass::State::inside) return true;
-  waiting_.erase(std::ranges::find(waiting_, &pass));
+  // It may have been let in and made to leave again before this thread woke.
+  if (pass.state_ == Pass::State::waiting) waiting_.erase(std::ranges::find(waiting_, &pass));
   pass.state_ = Pass::State::outside;
   return false;
 }

@@ -95,6 +95,26 @@ TEST(Gate, AnEndedWaiterGoesAwayWithoutAPass) {
   EXPECT_EQ(gate.inside(), 0);
 }
 
+// Whoever waits may be let in and made to leave before it wakes: it is in no queue then.
+TEST(Gate, LeavingBeforeTheWaiterWakesLeavesNobodyBehind) {
+  for (int i = 0; i < 2000; ++i) {
+    Gate gate(1);
+    Gate::Pass a, b;
+    ASSERT_TRUE(gate.enter(a, kNever));
+    std::atomic<bool> ended{false};
+    std::thread other([&] { (void)gate.enter(b, ended); });
+    while (gate.waiting() != 1) std::this_thread::yield();
+    gate.leave(a);
+    ended = true;
+    gate.wake(b);
+    gate.leave(b);
+    other.join();
+    gate.leave(b);
+    ASSERT_EQ(gate.waiting(), 0);
+    ASSERT_EQ(gate.inside(), 0);
+  }
+}
+
 TEST(Gate, CapacityCanChange) {
   Gate gate(1);
   Gate::Pass a, b;
