@@ -48,10 +48,10 @@ test: dev  ## Builds and runs every test (preset dev)
 	$(PYTHON) -m pytest tests/python
 
 .PHONY: gpu-test
-gpu-test: deps-test  ## Builds and runs the suites that need a GPU; MILLRACE_TENSORRT names TensorRT's folder
+gpu-test: deps-test  ## Builds and runs the suites that need a GPU (SANITIZE=1: under compute-sanitizer); MILLRACE_TENSORRT names TensorRT's folder
 	@$(CONFIGURE) --preset dev > /dev/null
 	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_suite millrace
-	@tests/gpu/run.py --bin build/dev/bin
+	@tests/gpu/run.py --bin build/dev/bin $(if $(SANITIZE),--sanitize)
 
 .PHONY: sanitize
 sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan, then under TSan

@@ -106,6 +106,9 @@ class BatchStatus {
   Error error_;
 };
 
+/// Instead of a slot: tensors that callers brought.
+inline constexpr int kNoSlot = -1;
+
 /// The tensors of one run. It and all it points to stay valid until `done` is reached.
 struct BatchIo {
   /// In the order of PlanInfo::inputs; contiguous; the lane's stream must wait for each one's ready
@@ -116,6 +119,7 @@ struct BatchIo {
   EventRef inputs_consumed;
   EventRef done;
   BatchStatus* status = nullptr;
+  /// Whose blocks they are; `kNoSlot`, to `prepare` alone, where one lane may see very many.
   int slot = 0;
 };
 

@@ -564,7 +564,7 @@ Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) 
     outputs[i].view = block_view(info.outputs[i], data, key.items, device);
   }
   BatchStatus status;
-  return lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, 0});
+  return lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
 }
 
 void PlanState::choose_run(BatchSlot& slot) {

@@ -1,27 +1,32 @@
 #!/usr/bin/env python3
 """Runs the GPU suites on a machine with GPUs, and says how many tests ran, failed and were NOT CHECKED.
 
-    tests/gpu/run.py [--bin build/dev/bin] [--report gpu-report.json] [--filter PATTERN]
+    tests/gpu/run.py [--bin build/dev/bin] [--report gpu-report.json] [--filter PATTERN] [--sanitize]
 
 Needs what was built, a driver and a GPU; no network. MILLRACE_TENSORRT names the folder of TensorRT's libraries. Exit code
-0 when at least one test ran and none failed. Standard library only.
+0 when at least one test ran and none failed. With --sanitize the suites run under compute-sanitizer instead: memcheck all that can,
+racecheck those of our own kernels. Standard library only.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 SUITES = ["gpu_suite"]
+# The watch is a tool itself, of which a process has but one; what ends a process on purpose is an error to the sanitizer.
+UNDER_A_TOOL = "-SyncWatch*:*SteadyState*:*Fault*"
+TOOLS = {"memcheck": "*", "racecheck": "Cuda/*:PluginKernels*:*Kernel*:*Gather*"}  # racecheck: of kernels that are ours
 
 
-def run(program, pattern, folder):
+def run(program, pattern, folder, tool=()):
     """The results of one suite: name, what became of it, the first line of why."""
     output = folder / f"{program.name}.json"
-    command = [program, f"--gtest_output=json:{output}", f"--gtest_filter={pattern}", "--gtest_brief=1"]
+    command = [*tool, program, f"--gtest_output=json:{output}", f"--gtest_filter={pattern}", "--gtest_brief=1"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     sys.stdout.write(done.stdout)
     if not output.exists():  # it died before it could say
@@ -34,6 +39,34 @@ def run(program, pattern, folder):
             skipped = test["result"] == "SKIPPED"
             result = "failed" if test.get("failures") else "not checked" if skipped else "ran"
             results.append({"suite": suite["name"], "test": test["name"], "result": result, "why": why.strip()})
+    return results
+
+
+def sanitized(program, pattern, folder):
+    """The same under each of compute-sanitizer's tools, and for each whether it found anything."""
+    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    results = []
+    for name, suites in TOOLS.items():
+        def said(result, why):
+            return {"suite": program.name, "test": f"({name})", "result": result, "why": why}
+        if not found:
+            results.append(said("not checked", "compute-sanitizer was not found"))
+            continue
+        log = folder / f"{name}.log"
+        tool = [found, f"--tool={name}", f"--log-file={log}", "--require-cuda-init=no"]
+        # What a program asks for and is refused is no error here: the tests provoke it.
+        tool += ["--report-api-errors=no"] if name == "memcheck" else []
+        tests = run(program, (pattern if pattern != "*" else suites) + UNDER_A_TOOL, folder, tool)
+        (folder / f"{program.name}.json").unlink(missing_ok=True)
+        results += [{**result, "suite": f"{name}: {result['suite']}"} for result in tests]
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
+        print("\n".join(lines[-60:]))
+        if not summary:
+            results.append(said("not checked", f"{name} refused to run: {lines[-1] if lines else 'it said nothing'}"))
+        else:
+            clean = "0 errors" in summary or " 0 hazards" in summary
+            results.append(said("ran" if clean else "failed", summary.strip("= ")))
     return results
 
 
@@ -51,6 +84,7 @@ def main():
     parser.add_argument("--bin", type=Path, default=Path("build/dev/bin"), help="where the suites are (default: %(default)s)")
     parser.add_argument("--report", type=Path, default=Path("build/gpu-report.json"), help="default: %(default)s")
     parser.add_argument("--filter", default="*", help="as for GoogleTest")
+    parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
     options = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +92,7 @@ def main():
             program = (options.bin / name).resolve()
             if not program.exists():
                 sys.exit(f"gpu-test: {program} is not there; build it first (make gpu-test does)")
-            results += run(program, options.filter, Path(folder))
+            results += (sanitized if options.sanitize else run)(program, options.filter, Path(folder))
     options.report.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
     counts = {kind: sum(result["result"] == kind for result in results) for kind in ("ran", "failed", "not checked")}
     for result in results:

@@ -1,5 +1,6 @@
 #include "backends/tensorrt/lane.h"
 
+#include <algorithm>
 #include <mutex>
 #include <tuple>
 #include <utility>
@@ -109,7 +110,8 @@ TensorrtLane::~TensorrtLane() {
 
 void TensorrtLane::abandon() noexcept {
   // The device may still run with all of it.
-  keep_forever(std::move(prepared_), std::move(eager_), std::move(late_), engine_);
+  keep_forever(std::move(prepared_), std::move(callers_), std::move(eager_), std::move(late_),
+               engine_);
   (void)activations_.release();
   stream_.abandon();
   loader_stream_.abandon();
@@ -243,25 +245,53 @@ Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& c
   return instantiated;
 }
 
-Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
-  if (prepared_.size() == kMostPrepared) {
-    return Error{ErrorCode::unsupported,
-                 concat("a lane holds at most ", kMostPrepared, " prepared runs")};
-  }
+/// Made for these shapes, and warm.
+Result<TensorrtLane::Context> TensorrtLane::prepared_context(const BatchIo& io) {
   const int profile = engine_->profile_for(io.inputs);
   if (profile < 0) {
     return engine_->error(ErrorCode::invalid_argument,
                           concat("no profile of the engine takes the shape ", io.inputs[0].shape));
   }
+  MILLRACE_ASSIGN(Context context, new_context(profile, loader_stream_));
+  MILLRACE_TRY(set_shapes(*context, io));
+  MILLRACE_TRY(warm_up(*context, io));
+  return context;
+}
+
+Result<nvinfer1::IExecutionContext*> TensorrtLane::callers_context(const BatchIo& io) {
+  const auto same = [&io](const Callers& known) {
+    return std::equal(known.inputs.begin(), known.inputs.end(), io.inputs.begin(), io.inputs.end(),
+                      [](const Shape& a, const TensorView& b) { return a == b.shape; });
+  };
+  const auto known = std::find_if(callers_.begin(), callers_.end(), same);
+  if (known != callers_.end()) return known->context.get();
+  Callers made;
+  for (const TensorView& input : io.inputs) made.inputs.push_back(input.shape);
+  MILLRACE_ASSIGN(made.context, prepared_context(io));
+  return callers_.emplace_back(std::move(made)).context.get();
+}
+
+Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
+  if (prepared_.size() == kMostPrepared) {
+    return Error{ErrorCode::unsupported,
+                 concat("a lane holds at most ", kMostPrepared, " prepared runs")};
+  }
+  const bool captures = engine_->graphs() && !capture_failed_;
   auto prepared = std::make_unique<Prepared>();
-  MILLRACE_ASSIGN(prepared->context, new_context(profile, loader_stream_));
-  MILLRACE_TRY(set_shapes(*prepared->context, io));
-  MILLRACE_TRY(warm_up(*prepared->context, io));
-  MILLRACE_TRY(set_addresses(*prepared->context, io));
-  if (engine_->graphs() && !capture_failed_) {
-    Result<Graph> graph = capture(*prepared->context);
+  nvinfer1::IExecutionContext* context = nullptr;
+  if (captures && io.slot == kNoSlot) {
+    MILLRACE_ASSIGN(context, callers_context(io));
+  } else {
+    MILLRACE_ASSIGN(prepared->context, prepared_context(io));
+    context = prepared->context.get();
+  }
+  MILLRACE_TRY(set_addresses(*context, io));
+  if (captures) {
+    Result<Graph> graph = capture(*context);
     if (graph) {
       prepared->graph = std::move(*graph);
+    } else if (io.slot == kNoSlot) {
+      return std::move(graph).error();
     } else {
       capture_failed_ = true;
       log_warning(
