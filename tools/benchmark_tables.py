@@ -3,8 +3,9 @@
 
     tools/benchmark_tables.py [--check] [ROOT]
 
-In README.md and docs/**/*.md, what stands between the two marker lines is replaced. --check changes nothing and ends with
-1 when a page is not as it would be written. Standard library only.
+In README.md and docs/**/*.md, what stands between the two marker lines is replaced: by every bar, or by the throughputs on a GPU
+beside those of the loops by hand. --check changes nothing and ends with 1 when a page is not as it would be written. Standard
+library only.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 BEGIN = "<!-- benchmarks: written by tools/benchmark_tables.py -->"
+BEGIN_LOOPS = "<!-- benchmarks beside loops: written by tools/benchmark_tables.py -->"
 END = "<!-- end of benchmarks -->"
 # In the order in which a reader wants them; others follow by name.
 ORDER = ["gpu_resnet50_host", "gpu_resnet50_resident", "gpu_callers", "gpu_latency", "gpu_mlp", "digits_offline", "digits_latency", "digits_concurrent", "identity", "allocations", "open_loop", "memory", "devices",
@@ -56,30 +58,53 @@ def table(all_records):
     return lines
 
 
-def page_with_table(text, lines):
+def beside_loops(all_records):
+    """What runs on a GPU, a line for each cell that was compared with a loop by hand."""
+    lines = ["| on one GPU | Millrace | best loop by hand | ratio (95%) | naive loop |", "|---|---|---|---|---|"]
+    used = []
+    for record in all_records:
+        if not record["cell"].startswith("gpu_"):
+            continue
+        for result in record["results"]:
+            loops = {loop["name"]: loop for loop in result.get("comparison", [])}
+            if "direct" not in loops or result["scenario"] != "offline" or len(record["results"]) > 1:
+                continue
+            direct = loops["direct"]
+            spread = direct["ratio_spread"]
+            naive = f"{loops['naive']['items_per_s']:,.0f}" if "naive" in loops else ""
+            lines.append(f"| {cell(record['what'])} | {result['items_per_s']:,.0f}/s | {direct['items_per_s']:,.0f}/s |"
+                         f" {direct['ratio']:.3f} ({spread['low']:.3f} to {spread['high']:.3f}) | {naive} |")
+            used.append(record)
+    return lines + ["", "Machine: " + "; ".join(machines(used)) + "."] if used else ["Nothing has been recorded yet."]
+
+
+def page_with_table(text, lines, begin=BEGIN):
     """The page with every marked part replaced; None when it has none."""
-    parts = text.split(BEGIN + "\n")
+    parts = text.split(begin + "\n")
     if len(parts) == 1:
         return None
     out = parts[0]
     for part in parts[1:]:
         _, end, rest = part.partition(END)
         if not end:
-            raise ValueError(f"a part that begins with {BEGIN} has no end; expected {END}")
-        out += BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest
+            raise ValueError(f"a part that begins with {begin} has no end; expected {END}")
+        out += begin + "\n" + "\n".join(lines) + "\n" + END + rest
     return out
 
 
 def update(root, check):
     """The pages that were not as they should be; rewritten unless `check`."""
-    lines = table(records(root))
+    all_records = records(root)
+    tables = {BEGIN: table(all_records), BEGIN_LOOPS: beside_loops(all_records)}
     changed = []
     for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         if not page.is_file():
             continue
         text = page.read_text()
-        wanted = page_with_table(text, lines)
-        if wanted is None or wanted == text:
+        wanted = text
+        for begin, lines in tables.items():
+            wanted = page_with_table(wanted, lines, begin) or wanted
+        if wanted == text:
             continue
         changed.append(page)
         if not check:
