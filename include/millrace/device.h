@@ -78,8 +78,9 @@ struct DeviceInfo {
 };
 
 enum class MemoryKind : std::uint8_t {
-  device,  // the device's own
-  pinned,  // host memory that the device reads and writes without a staging copy
+  device,   // the device's own
+  pinned,   // host memory that the device reads and writes without a staging copy
+  managed,  // one address for host and device; pages move to whoever touches them
 };
 
 class Device;
@@ -157,11 +158,16 @@ class Event {
   std::unique_ptr<EventImpl> impl_;
 };
 
-/// One piece of a gathered copy; both ends reachable by the stream's device.
+/// One piece of a gathered copy: `rows` rows of `bytes` bytes. At the source each begins
+/// `source_pitch` bytes after the one before (not looked at for one row), at the target they follow
+/// each other closely. Both ends are read and written by the device itself: its own memory, pinned
+/// or managed memory, or that of a device which it reaches.
 struct CopyPiece {
   void* target = nullptr;
   const void* source = nullptr;
   std::size_t bytes = 0;
+  std::size_t rows = 1;
+  std::size_t source_pitch = 0;
 };
 
 /// A non-owning name of a stream: an ordered queue of work on a device. A ref that names none
@@ -282,9 +288,21 @@ class Device {
   /// Whether the device computes on memory of its own, so that host data is copied in from pinned
   /// memory and results are copied out to it. GPUs, and host devices that imitate one.
   [[nodiscard]] virtual bool separate_memory() const noexcept = 0;
-  /// Whether all of [data, data + bytes) is pinned host memory that this device reaches, whoever
-  /// allocated it.
+  /// Whether the device's streams copy all of [data, data + bytes) from where it lies without
+  /// holding up whoever enqueues that: pinned host memory that this device reaches, or managed
+  /// memory, whoever allocated it.
   [[nodiscard]] virtual bool pinned(const void* data, std::size_t bytes) const noexcept = 0;
+  /// Whether [data, data + bytes) is memory of this device (or managed) now, whoever allocated it.
+  /// Memory that was given back to a pool may still look as if it were.
+  [[nodiscard]] virtual bool owns(const void* data, std::size_t bytes) const noexcept = 0;
+  /// Whether this device's own work can read and write memory of `other`: itself, and those of the
+  /// same set that it has peer access to. `copy` works for all others too.
+  [[nodiscard]] virtual bool reaches(DeviceId other) const noexcept = 0;
+  /// A stream of another library, by its native handle (a `cudaStream_t` of this device, null being
+  /// its default stream): to record an event behind a producer's work, or to make a consumer wait.
+  /// The stream stays the other library's, and must outlive what is done with it here. Errors:
+  /// unsupported on host devices.
+  [[nodiscard]] virtual Result<Stream> borrow_stream(void* native_handle) = 0;
   /// What its memory comes from; for pools whose blocks may outlive the device.
   [[nodiscard]] virtual std::shared_ptr<MemorySource> memory_source() = 0;
 

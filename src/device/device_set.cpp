@@ -53,6 +53,7 @@ Result<DeviceSet> DeviceSet::open(const DeviceSetOptions& options) {
     set.refs_.push_back(device.get());
     set.owned_.push_back(std::move(device));
   }
+  MILLRACE_TRY(connect_cuda_devices(set.refs_));
   return set;
 }
 

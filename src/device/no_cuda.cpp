@@ -1,6 +1,7 @@
 // What is known of GPUs in a build without CUDA.
 #include "base/text.h"
 #include "device/cuda/cuda_device.h"
+#include "device/cuda_ipc.h"
 #include "device/select_devices.h"
 
 #if !MILLRACE_WITH_CUDA
@@ -19,6 +20,28 @@ Result<std::unique_ptr<Device>> open_cuda_device(std::int32_t index) {
   return Error{ErrorCode::unsupported,
                concat("device ", DeviceId::cuda(index), ": this program was built without CUDA")};
 }
+
+Result<void> connect_cuda_devices(std::span<const DeviceRef>) { return {}; }
+
+namespace {
+
+Error no_ipc(const char* what) {
+  return {
+      ErrorCode::unsupported,
+      concat(what, ": this program was built without CUDA, which sharing a GPU's memory needs")};
+}
+
+}  // namespace
+
+Result<IpcMemoryHandle> export_cuda_memory(std::int32_t, const void*, std::size_t) {
+  return no_ipc("export_memory");
+}
+Result<ImportedMemory> import_cuda_memory(const IpcMemoryHandle&) {
+  return no_ipc("import_memory");
+}
+Result<Event> new_shared_cuda_event(std::int32_t) { return no_ipc("new_shared_event"); }
+Result<IpcEventHandle> export_cuda_event(EventRef) { return no_ipc("export_event"); }
+Result<Event> import_cuda_event(const IpcEventHandle&) { return no_ipc("import_event"); }
 
 }  // namespace millrace
 

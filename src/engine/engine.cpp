@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "engine/copy_pool.h"
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/model_state.h"
@@ -135,9 +136,11 @@ class EngineState {
     explicit Shared(EngineOptions given)
         : options(std::move(given)),
           executor(options.callback_threads),
+          copies(CopyPool::helpers_for(options.cpu_threads)),
           timelines(options.trace_capacity) {}
     EngineOptions options;
     Executor executor;
+    CopyPool copies;
     TimelineRing timelines;
   };
 
@@ -312,7 +315,7 @@ Result<std::shared_ptr<ModelState>> EngineState::load(ModelConfig config) {
       plan->model = model.get();
       refs.push_back(plan.get());
     }
-    model->set_plans(std::move(refs));
+    model->set_plans(std::move(refs), device_set.devices(), shared->copies);
     for (auto& plan : plans) plan->device().publish(*plan);
   }
   std::lock_guard lock(mutex);

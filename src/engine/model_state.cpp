@@ -1,14 +1,15 @@
 #include "engine/model_state.h"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 
 #include "base/text.h"
 #include "base/try.h"
+#include "engine/copy_pool.h"
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/plan_state.h"
+#include "tensor/layout.h"
 
 namespace millrace {
 namespace {
@@ -55,27 +56,6 @@ std::uint64_t mixed(std::uint64_t key, std::int64_t dimension) {
   return x ^ (x >> 31);
 }
 
-/// A contiguous copy in new host memory.
-Result<Tensor> contiguous_copy(const TensorView& view) {
-  MILLRACE_ASSIGN(Tensor copy, Tensor::allocate(view.type, view.shape));
-  const std::size_t unit = size_of(view.type);
-  const std::int64_t count = element_count(view.shape).value();
-  std::array<std::int64_t, kMaxRank> index{};
-  auto* target = static_cast<std::byte*>(copy.view().data);
-  for (std::int64_t i = 0; i < count; ++i, target += unit) {
-    std::int64_t offset = 0;
-    for (std::size_t d = 0; d < view.shape.rank(); ++d) offset += index[d] * view.strides[d];
-    std::memcpy(target,
-                static_cast<const std::byte*>(view.data) + offset * static_cast<std::int64_t>(unit),
-                unit);
-    for (std::size_t d = view.shape.rank(); d-- > 0;) {
-      if (++index[d] < view.shape[d]) break;
-      index[d] = 0;
-    }
-  }
-  return copy;
-}
-
 }  // namespace
 
 ModelState::ModelState(ModelConfig config, ModelInfo info, Executor& executor,
@@ -88,8 +68,11 @@ ModelState::ModelState(ModelConfig config, ModelInfo info, Executor& executor,
 
 ModelState::~ModelState() = default;
 
-void ModelState::set_plans(std::vector<PlanState*> plans) {
+void ModelState::set_plans(std::vector<PlanState*> plans, std::span<const DeviceRef> devices,
+                           CopyPool& copies) {
   plans_ = std::move(plans);
+  devices_ = devices;
+  copies_ = &copies;
   for (PlanState* plan : plans_) {
     figures_.push_back(plan->figures);
     if (!staging_ && plan->device().device()->separate_memory()) staging_ = &plan->device();
@@ -152,26 +135,17 @@ Result<void> ModelState::validate_inputs(Request& request, RequestState& state) 
         return bad_input(config_.name, info, view);
       }
     }
-    if (!view.contiguous()) {
-      if (view.device.kind != DeviceKind::host) {
-        return Error{
-            ErrorCode::unsupported,
-            concat("model \"", config_.name, "\", input \"", input.name, "\": strided memory on ",
-                   view.device, " is not supported; make it contiguous first")};
+    MILLRACE_TRY(check_memory(view, input.lease, input.name));
+    if (!view.contiguous() && own_memory_of(view.device)) {
+      if (Result<std::size_t> pieces = count_pieces(view); !pieces) {
+        return Error{ErrorCode::unsupported,
+                     concat("model \"", config_.name, "\", input \"", input.name, "\" on ",
+                            view.device, ": ", pieces.error().message)};
       }
-      if (view.ready) MILLRACE_TRY(view.ready.synchronize());
-      MILLRACE_ASSIGN(Tensor copy, contiguous_copy(view));
-      view = copy.view();
-      input.lease = copy.lease();
     }
     MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
     total_bytes += bytes;
     if (state.location == 0) state.location = queue_.location_of(view.device);
-    if (view.device.kind == DeviceKind::cuda && state.location == 0) {
-      return Error{ErrorCode::invalid_argument,
-                   concat("model \"", config_.name, "\", input \"", input.name, "\" lies on ",
-                          view.device, ", which this model does not run on")};
-    }
   }
   if (items == 0) {
     return Error{ErrorCode::invalid_argument,
@@ -215,15 +189,10 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
       return refuse("expected ", to_string(info->type), ", got ", to_string(target.type));
     }
     if (!target.contiguous()) return refuse("must be contiguous");
-    const std::size_t location = queue_.location_of(target.device);
-    const bool on_host =
-        target.device.is_host_memory() || (target.device.kind == DeviceKind::host && !staging_);
-    if (!on_host && location == 0) {
-      return refuse("lies on ", target.device, ", which this model does not run on");
-    }
-    if (state.location == 0) state.location = location;
+    MILLRACE_TRY(check_memory(target, wanted.lease, wanted.name));
+    if (state.location == 0) state.location = queue_.location_of(target.device);
     const std::size_t k = state.wanted.size() - 1;
-    if (staging_ && on_host) {
+    if (staging_ && !own_memory_of(target.device)) {
       MILLRACE_ASSIGN(const std::size_t room, target.bytes());
       if (!staging_->device()->pinned(target.data, room)) {
         if (k >= 64) return refuse("pageable memory is supported for the first 64 outputs only");
@@ -239,20 +208,88 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
   return {};
 }
 
-/// Brings inputs from pageable memory into pinned blocks, on the caller's own thread: a device
-/// would copy them slower and make its driver wait.
-Result<void> ModelState::stage_inputs(Request& request) const {
-  for (NamedTensor& input : request.inputs) {
-    TensorView& view = input.view;
-    if (!view.device.is_host_memory() || view.type == DataType::bytes) continue;
-    MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
-    if (bytes == 0 || staging_->device()->pinned(view.data, bytes)) continue;
-    if (view.ready) MILLRACE_TRY(view.ready.synchronize());
+/// The device that memory "on `device`" belongs to; null for memory that is the host's, as that of
+/// most host devices is.
+DeviceRef ModelState::own_memory_of(DeviceId device) const noexcept {
+  if (device.is_host_memory()) return nullptr;
+  const auto at = std::find_if(devices_.begin(), devices_.end(),
+                               [device](DeviceRef each) { return each->id() == device; });
+  return at != devices_.end() && (*at)->separate_memory() ? *at : nullptr;
+}
+
+/// Memory with a lease is taken at its word. What is only borrowed is looked up, so that memory
+/// which its owner has freed is an error and not a fault of the device.
+Result<void> ModelState::check_memory(const TensorView& view, const Lease& lease,
+                                      std::string_view what) const {
+  if (view.device.is_host_memory() || !copies_) return {};
+  const auto refuse = [&](const auto&... why) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", config_.name, "\", tensor \"", what, "\": ", why...)};
+  };
+  const DeviceRef device = own_memory_of(view.device);
+  if (!device && view.device.kind != DeviceKind::host) {
+    std::string known;
+    for (DeviceRef each : devices_) known += concat(" ", each->id());
+    return refuse("lies on ", view.device, ", which this engine does not use; it uses", known);
+  }
+  if (!device) return {};
+  const bool reached = std::any_of(plans_.begin(), plans_.end(), [&view](PlanState* plan) {
+    const DeviceRef own = plan->device().device();
+    return own->separate_memory() || own->reaches(view.device);
+  });
+  if (!reached) {
+    return refuse("lies on ", view.device,
+                  ", which no device of the model reaches; bring it to the host first");
+  }
+  if (lease) return {};
+  MILLRACE_ASSIGN(const std::int64_t elements, extent(view.shape, view.strides));
+  const auto bytes = static_cast<std::size_t>(elements) * size_of(view.type);
+  if (device->owns(view.data, bytes)) return {};
+  return refuse("expected ", bytes, " bytes of memory on ", view.device,
+                ", and they are not there: they were freed, lie elsewhere, or are fewer; give a "
+                "lease that keeps them");
+}
+
+/// Inputs in pageable or strided host memory are brought into pinned blocks on the caller's own
+/// thread: a device would copy them slower and make its driver wait. Those that are not ready yet
+/// follow on the lane's stream: nobody waits for them here.
+Result<void> ModelState::stage_input(NamedTensor& input, std::size_t index,
+                                     RequestState& state) const {
+  TensorView& view = input.view;
+  if (view.type == DataType::bytes || own_memory_of(view.device)) return {};
+  MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
+  if (bytes == 0) return {};
+  const bool strided = !view.contiguous();
+  if (!strided && (!staging_ || staging_->device()->pinned(view.data, bytes))) return {};
+
+  TensorView copy = TensorView::of(view.type, nullptr, view.shape);
+  Lease lease;
+  if (staging_) {
     MILLRACE_ASSIGN(Block block, staging_->pinned_pool().take(bytes));
-    std::memcpy(block.data, view.data, bytes);
-    view.data = block.data;
-    view.ready = {};
-    input.lease = std::move(block.lease);
+    copy.data = block.data;
+    lease = std::move(block.lease);
+  } else {
+    MILLRACE_ASSIGN(const Tensor block, Tensor::allocate(view.type, view.shape));
+    copy.data = block.view().data;
+    lease = block.lease();
+  }
+  MILLRACE_ASSIGN(const bool ready, view.ready.query());
+  if (!ready) {
+    copy.ready = view.ready;
+    state.late_inputs.push_back({index, view, std::move(input.lease)});
+  } else if (strided) {
+    copy_to_contiguous(view, copy.data);
+  } else {
+    copies_->copy(copy.data, view.data, bytes);
+  }
+  view = copy;
+  input.lease = std::move(lease);
+  return {};
+}
+
+Result<void> ModelState::stage_inputs(Request& request, RequestState& state) const {
+  for (std::size_t i = 0; i < request.inputs.size(); ++i) {
+    MILLRACE_TRY(stage_input(request.inputs[i], i, state));
   }
   return {};
 }
@@ -296,7 +333,7 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
                  concat("model \"", config_.name, "\": the request's deadline had passed ",
                         format_duration(now - state->deadline), " before it was submitted")};
   }
-  if (staging_) MILLRACE_TRY(stage_inputs(request));
+  if (copies_) MILLRACE_TRY(stage_inputs(request, *state));
   state->model = this;
   state->request = std::move(request);
   state->callback = std::move(callback);

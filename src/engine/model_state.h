@@ -5,6 +5,8 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include <millrace/model.h>
@@ -15,6 +17,7 @@
 
 namespace millrace {
 
+class CopyPool;
 class DeviceState;
 class Ensemble;
 class PlanState;
@@ -47,8 +50,9 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   [[nodiscard]] ModelQueue& queue() noexcept { return queue_; }
   [[nodiscard]] std::span<PlanState* const> plans() const noexcept { return plans_; }
 
-  /// Once, before the first submit.
-  void set_plans(std::vector<PlanState*> plans);
+  /// Once, before the first submit. `devices`: all of the engine's. Both outlive the model.
+  void set_plans(std::vector<PlanState*> plans, std::span<const DeviceRef> devices,
+                 CopyPool& copies);
   void set_ensemble(std::unique_ptr<Ensemble> ensemble);
   [[nodiscard]] Ensemble* ensemble() const noexcept { return ensemble_.get(); }
 
@@ -89,7 +93,11 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   Result<void> validate(Request& request, RequestState& state) const;
   Result<void> validate_inputs(Request& request, RequestState& state) const;
   Result<void> validate_outputs(Request& request, RequestState& state) const;
-  Result<void> stage_inputs(Request& request) const;
+  [[nodiscard]] DeviceRef own_memory_of(DeviceId device) const noexcept;
+  Result<void> check_memory(const TensorView& view, const Lease& lease,
+                            std::string_view what) const;
+  Result<void> stage_inputs(Request& request, RequestState& state) const;
+  Result<void> stage_input(NamedTensor& input, std::size_t index, RequestState& state) const;
   void wake_a_driver(const RequestState& state);
   void hand_over(RequestState& state, Delivery& delivery);
   void count(const RequestState& state, const Result<Response>& answer);
@@ -103,6 +111,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   std::unique_ptr<Ensemble> ensemble_;
   /// Host inputs are brought into its pinned memory; null where no device has memory of its own.
   DeviceState* staging_ = nullptr;
+  std::span<const DeviceRef> devices_;  // the engine's
+  CopyPool* copies_ = nullptr;          // null for ensembles, as staging_
   const std::size_t order_key_;
 
   std::atomic<bool> open_{true};

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/try.h"
 #include "engine/device_state.h"
+#include "tensor/layout.h"
 
 namespace millrace {
 namespace {
@@ -461,7 +462,9 @@ std::optional<AddressKey> PlanState::address_key(std::span<RequestState* const> 
   key.items = only.items;
   std::size_t next = 0;
   for (const NamedTensor& input : only.request.inputs) {
-    if (input.view.device != here || !aligned_for_plan(input.view)) return std::nullopt;
+    if (input.view.device != here || !input.view.contiguous() || !aligned_for_plan(input.view)) {
+      return std::nullopt;
+    }
     key.addresses[next++] = input.view.data;
   }
   const std::size_t outputs = plan_info().outputs.size();
@@ -592,7 +595,8 @@ bool PlanState::binds_in_place(const BatchSlot& slot, const TensorView& view) co
   if (slot.key != kEager && slot.lane->traits.fixed_addresses) return false;
   const DeviceId here = device_.device()->id();
   const bool reachable = apart_ ? view.device == here : view.device.kind == DeviceKind::host;
-  return reachable && aligned_for_plan(view);
+  return reachable && view.contiguous() && aligned_for_plan(view) &&
+         slot.requests.front()->late_inputs.empty();
 }
 
 Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRef stream) {
@@ -603,8 +607,7 @@ Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRe
   }
   slot.bound_in_place = false;
   for (const RequestState* request : slot.requests) {
-    const EventRef ready = request->request.inputs[input].view.ready;
-    if (ready) MILLRACE_TRY(stream.wait(ready));
+    MILLRACE_TRY(await_input(*request, input, stream));
   }
   if (first.type == DataType::bytes) return gather_bytes(slot, input, stream);
 
@@ -623,11 +626,56 @@ Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRe
   for (const RequestState* request : slot.requests) {
     const TensorView& source = request->request.inputs[input].view;
     MILLRACE_ASSIGN(const std::size_t part, source.bytes());
-    slot.pieces.push_back({target, source.data, part});
+    if (reached_by_device(source.device)) {
+      append_pieces(source, target, slot.pieces);
+    } else {
+      MILLRACE_TRY(copy_from_afar(source, target, stream));
+    }
     target += part;
   }
   slot.inputs[input] = TensorView::of(first.type, block, shape, device_.device()->id());
   return stream.gather(slot.pieces);
+}
+
+/// The stream's later work sees the input as it is to be.
+Result<void> PlanState::await_input(const RequestState& request, std::size_t input,
+                                    StreamRef stream) const {
+  const TensorView& view = request.request.inputs[input].view;
+  if (view.ready) MILLRACE_TRY(stream.wait(view.ready));
+  for (const RequestState::LateInput& late : request.late_inputs) {
+    if (late.input != input) continue;
+    MILLRACE_TRY(
+        stream.run([&late, target = view.data] { copy_to_contiguous(late.source, target); }));
+  }
+  return {};
+}
+
+/// Whether the device itself reads and writes memory on `other`.
+bool PlanState::reached_by_device(DeviceId other) const {
+  return other.is_host_memory() || device_.device()->reaches(other);
+}
+
+/// Devices that compute in host memory reach no GPU's.
+Result<void> PlanState::check_reach(const TensorView& view) const {
+  if (apart_ || reached_by_device(view.device)) return {};
+  return Error{ErrorCode::unsupported,
+               concat("model \"", name_, "\": a tensor lies on ", view.device, ", which ",
+                      device_.device()->id(), " does not reach; bring it to the host first")};
+}
+
+/// Between GPUs without direct access to each other: the driver takes the way over the host.
+Result<void> PlanState::copy_from_afar(const TensorView& source, void* target,
+                                       StreamRef stream) const {
+  MILLRACE_TRY(check_reach(source));
+  if (!source.contiguous()) {
+    return Error{ErrorCode::unsupported, concat("model \"", name_, "\" on ", device_.device()->id(),
+                                                ": a tensor on ", source.device, " has strides ",
+                                                source.strides, ", and ", device_.device()->id(),
+                                                " has no direct access to that device; make it "
+                                                "contiguous first")};
+  }
+  MILLRACE_ASSIGN(const std::size_t bytes, source.bytes());
+  return stream.copy(target, source.data, bytes);
 }
 
 Result<void> PlanState::gather_bytes(BatchSlot& slot, std::size_t input, StreamRef stream) {
@@ -680,7 +728,9 @@ const TensorView* PlanState::sole_target(const RequestState& only, std::size_t o
     const RequestedOutput& wanted = only.request.outputs[k];
     if (only.wanted[k] != output || wanted.placement != OutputPlacement::target) continue;
     const TensorView& target = wanted.target;
-    if (target.ready || (apart_ && target.device != device_.device()->id())) continue;
+    const bool here =
+        apart_ ? target.device == device_.device()->id() : target.device.kind == DeviceKind::host;
+    if (target.ready || !here) continue;
     if (apart_ && !aligned_for_plan(target)) continue;
     return &target;
   }
@@ -837,7 +887,11 @@ Result<void> PlanState::scatter_apart(BatchSlot& slot, StreamRef stream) {
           plan_info().outputs[i].batch_axis == 0 ? slice(from, first, request->items) : from;
       MILLRACE_TRY(check_room(i, part, wanted.target));
       if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
-      MILLRACE_TRY(add(wanted.target.data, part.data, part));
+      if (reached_by_device(wanted.target.device)) {
+        MILLRACE_TRY(add(wanted.target.data, part.data, part));
+      } else {
+        MILLRACE_TRY(copy_from_afar(part, wanted.target.data, stream));
+      }
     }
     first += request->items;
   }
@@ -907,6 +961,7 @@ Result<void> PlanState::scatter(BatchSlot& slot, StreamRef stream) {
                                   ? slice(computed, first, request->items)
                                   : computed;
       MILLRACE_ASSIGN(const std::size_t bytes, part.bytes());
+      MILLRACE_TRY(check_reach(wanted.target));
       if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
       slot.pieces.push_back({wanted.target.data, part.data, bytes});
     }

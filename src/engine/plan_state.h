@@ -230,6 +230,10 @@ class PlanState {
   Result<void> try_stage(BatchSlot& slot);
   void choose_run(BatchSlot& slot);
   Result<void> stage_input(BatchSlot& slot, std::size_t input, StreamRef stream);
+  Result<void> await_input(const RequestState& request, std::size_t input, StreamRef stream) const;
+  [[nodiscard]] bool reached_by_device(DeviceId other) const;
+  [[nodiscard]] Result<void> check_reach(const TensorView& view) const;
+  Result<void> copy_from_afar(const TensorView& source, void* target, StreamRef stream) const;
   Result<void> gather_bytes(BatchSlot& slot, std::size_t input, StreamRef stream);
   Result<void> place_outputs(BatchSlot& slot);
   Result<void> place_outputs_apart(BatchSlot& slot);

@@ -93,6 +93,7 @@ bool RequestState::wait(TimePoint until) noexcept {
 void RequestState::release_tensors() noexcept {
   request.inputs.clear();
   request.outputs.clear();
+  late_inputs.clear();
 }
 
 void RequestState::clear() noexcept {

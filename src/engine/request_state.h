@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include <millrace/request.h>
 
@@ -60,6 +61,14 @@ class RequestState final : public Lease::Counted {
   [[nodiscard]] bool pageable_target(std::size_t k) const noexcept {
     return (pageable_targets >> k & 1) != 0;
   }
+  /// Inputs in memory that is copied once it is ready, by a thread of the lane's stream: the
+  /// request's own view is where the copy goes.
+  struct LateInput {
+    std::size_t input = 0;  // its index
+    TensorView source;
+    Lease lease;
+  };
+  std::vector<LateInput> late_inputs;
   TimePoint submitted;
   TimePoint deadline = TimePoint::max();
 

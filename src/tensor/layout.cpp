@@ -1,5 +1,6 @@
 #include "tensor/layout.h"
 
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -25,6 +26,39 @@ std::byte* copy_dimension(const TensorView& view, const Strides& inner, std::siz
     target = copy_dimension(view, inner, d + 1, source, target);
   }
   return target;
+}
+
+/// A tensor's dimensions from the inside: some make up a row without a gap, some count rows at one
+/// distance, the others repeat that.
+struct RowLayout {
+  std::size_t row_bytes = 0;
+  std::size_t rows = 1;
+  std::size_t pitch_bytes = 0;
+  std::size_t outer = 0;  // the first so many dimensions repeat
+};
+
+RowLayout row_layout(const TensorView& view) noexcept {
+  RowLayout layout;
+  layout.row_bytes = size_of(view.type);
+  std::size_t d = view.shape.rank();
+  const auto size = [&](std::size_t i) { return static_cast<std::size_t>(view.shape[i]); };
+  const auto step = [&](std::size_t i) {
+    return static_cast<std::size_t>(view.strides[i]) * size_of(view.type);
+  };
+  for (; d > 0 && (size(d - 1) == 1 || step(d - 1) == layout.row_bytes); --d) {
+    layout.row_bytes *= size(d - 1);
+  }
+  for (; d > 0; --d) {
+    if (size(d - 1) == 1) continue;
+    if (layout.rows == 1) {
+      layout.pitch_bytes = step(d - 1);
+    } else if (step(d - 1) != layout.rows * layout.pitch_bytes) {
+      break;
+    }
+    layout.rows *= size(d - 1);
+  }
+  layout.outer = d;
+  return layout;
 }
 
 }  // namespace
@@ -72,6 +106,53 @@ void copy_to_contiguous(const TensorView& source, void* target) noexcept {
   }
   copy_dimension(source, contiguous_strides(source.shape), 0,
                  static_cast<const std::byte*>(source.data), static_cast<std::byte*>(target));
+}
+
+Result<std::size_t> count_pieces(const TensorView& source) {
+  MILLRACE_ASSIGN(const std::int64_t elements, element_count(source.shape));
+  if (elements == 0) return std::size_t{0};
+  if (source.contiguous()) return std::size_t{1};
+  const RowLayout layout = row_layout(source);
+  if (layout.row_bytes == size_of(source.type) && source.shape[source.shape.rank() - 1] > 1) {
+    return Error{ErrorCode::unsupported,
+                 concat("strides ", source.strides, " of shape ", source.shape,
+                        " leave gaps between the elements of a row; expected rows of adjacent "
+                        "elements, at any distance from each other; make it contiguous first")};
+  }
+  std::size_t pieces = 1;
+  for (std::size_t i = 0; i < layout.outer; ++i) {
+    pieces *= static_cast<std::size_t>(source.shape[i]);
+    if (pieces <= kMostPiecesOfATensor) continue;
+    return Error{ErrorCode::unsupported,
+                 concat("strides ", source.strides, " of shape ", source.shape, " make more than ",
+                        kMostPiecesOfATensor,
+                        " pieces with gaps of different sizes; make it contiguous first")};
+  }
+  return pieces;
+}
+
+void append_pieces(const TensorView& source, void* target, std::vector<CopyPiece>& pieces) {
+  const std::int64_t elements = element_count(source.shape).value();
+  if (elements == 0) return;
+  if (source.contiguous()) {
+    pieces.push_back(
+        {target, source.data, static_cast<std::size_t>(elements) * size_of(source.type)});
+    return;
+  }
+  const RowLayout layout = row_layout(source);
+  std::array<std::int64_t, kMaxRank> index{};
+  auto* to = static_cast<std::byte*>(target);
+  for (;;) {
+    std::int64_t offset = 0;
+    for (std::size_t d = 0; d < layout.outer; ++d) offset += index[d] * source.strides[d];
+    const auto* from = static_cast<const std::byte*>(source.data) +
+                       offset * static_cast<std::int64_t>(size_of(source.type));
+    pieces.push_back({to, from, layout.row_bytes, layout.rows, layout.pitch_bytes});
+    to += layout.row_bytes * layout.rows;
+    std::size_t d = layout.outer;
+    while (d > 0 && ++index[d - 1] == source.shape[d - 1]) index[--d] = 0;
+    if (d == 0) return;
+  }
 }
 
 }  // namespace millrace

@@ -1,7 +1,9 @@
 // Where the elements of a strided tensor lie.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include <millrace/error.h>
 #include <millrace/shape.h>
@@ -21,5 +23,14 @@ namespace millrace {
 /// Copies a strided host tensor of fixed-size elements into contiguous memory of `byte_count`
 /// bytes. Both must be valid (see `validate`) and must not overlap.
 void copy_to_contiguous(const TensorView& source, void* target) noexcept;
+
+/// How many copied pieces bring a strided tensor of fixed-size elements closely packed elsewhere:
+/// its rows, at one distance from each other, are one piece; further dimensions that do not
+/// continue that distance multiply it. 0 without elements. Errors: unsupported when the elements
+/// within a row are apart, or when it would take more than `kMostPiecesOfATensor`.
+inline constexpr std::size_t kMostPiecesOfATensor = 1024;
+[[nodiscard]] Result<std::size_t> count_pieces(const TensorView& source);
+/// Appends those pieces. Only where `count_pieces` gave no error.
+void append_pieces(const TensorView& source, void* target, std::vector<CopyPiece>& pieces);
 
 }  // namespace millrace

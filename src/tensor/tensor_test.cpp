@@ -1,5 +1,6 @@
 #include <millrace/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -179,6 +180,71 @@ TEST(Layout, CopiesStridedTensors) {
   EXPECT_EQ(copied({2, 3}, {}), (std::vector{0, 1, 2, 3, 4, 5}));
   EXPECT_EQ(copied({4}, {5}), (std::vector{0, 5, 10, 15}));
   EXPECT_EQ(copied({0, 2}, {1, 3}), std::vector<std::int32_t>{});
+}
+
+/// What the pieces make of the memory, as a device would.
+std::vector<std::uint8_t> gathered(const TensorView& view, std::size_t bytes) {
+  std::vector<std::uint8_t> target(bytes, 0xee);
+  std::vector<CopyPiece> pieces;
+  append_pieces(view, target.data(), pieces);
+  EXPECT_EQ(pieces.size(), count_pieces(view).value());
+  for (const CopyPiece& piece : pieces) {
+    for (std::size_t i = 0; i < piece.rows; ++i) {
+      std::copy_n(static_cast<const std::uint8_t*>(piece.source) + i * piece.source_pitch,
+                  piece.bytes, static_cast<std::uint8_t*>(piece.target) + i * piece.bytes);
+    }
+  }
+  return target;
+}
+
+TEST(Pieces, BringEveryLayoutTogetherAsACopyByElementsDoes) {
+  std::vector<std::uint8_t> memory(40000);
+  for (std::size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<std::uint8_t>(i * 31);
+  struct Case {
+    DataType type;
+    Shape shape;
+    Strides strides;
+    std::size_t pieces;
+  };
+  const std::vector<Case> cases = {
+      {DataType::uint8, {4, 6}, {}, 1},
+      {DataType::uint8, {1, 20, 10, 3}, {640, 32, 3, 1}, 1},     // rows of a picture
+      {DataType::uint8, {2, 20, 10, 3}, {640, 32, 3, 1}, 1},     // and a second one behind it
+      {DataType::uint8, {2, 20, 10, 3}, {1000, 32, 3, 1}, 2},    // and one further away
+      {DataType::fp32, {2, 3, 8, 8}, {640, 160, 16, 1}, 6},      // planes with gaps between them
+      {DataType::fp32, {2, 3, 8, 8}, {3 * 128, 128, 16, 1}, 1},  // planes of padded rows
+      {DataType::fp32, {5, 1}, {7, 1}, 1},                       // a column
+      {DataType::fp32, {5, 1}, {7, 9}, 1},  // the stride of one element says nothing
+      {DataType::fp64, {3, 4}, {0, 1}, 1},  // one row again and again
+      {DataType::int16, {3, 1, 4}, {8, 5, 1}, 1},
+      {DataType::fp32, {0, 4}, {9, 1}, 0},
+  };
+  for (const Case& each : cases) {
+    SCOPED_TRACE(to_string(each.shape) + " " + to_string(each.strides));
+    TensorView view = TensorView::of(each.type, memory.data(), each.shape);
+    view.strides = each.strides;
+    ASSERT_EQ(count_pieces(view).value(), each.pieces);
+    std::vector<std::uint8_t> expected(byte_count(each.type, each.shape).value(), 0xee);
+    copy_to_contiguous(view, expected.data());
+    EXPECT_EQ(gathered(view, expected.size()), expected);
+  }
+}
+
+TEST(Pieces, RefuseElementsThatAreApartAndTooManyRowsAtDifferentDistances) {
+  std::vector<float> memory(1);
+  TensorView view = TensorView::of(memory.data(), {3, 2});
+  view.strides = {1, 3};
+  Result<std::size_t> refused = count_pieces(view);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
+  EXPECT_NE(refused.error().message.find("gaps between the elements"), std::string::npos);
+  view = TensorView::of(memory.data(), {1025, 2, 3});
+  view.strides = {100, 10, 1};
+  refused = count_pieces(view);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("more than 1024 pieces"), std::string::npos);
+  view.shape[0] = 1024;
+  EXPECT_EQ(count_pieces(view).value(), 1024u);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -403,6 +404,65 @@ TYPED_TEST_P(DeviceConformance, GatherKeepsItsOwnCopyOfThePieces) {
   EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 9), 128);
 }
 
+TYPED_TEST_P(DeviceConformance, GathersBringRowsCloselyTogether) {
+  constexpr std::size_t kBytes = std::size_t{1} << 20;
+  std::mt19937 random(20260712);
+  auto below = [&](std::size_t n) {
+    return std::uniform_int_distribution<std::size_t>(0, n - 1)(random);
+  };
+  std::vector<std::uint8_t> source(kBytes);
+  for (auto& byte : source) byte = static_cast<std::uint8_t>(random());
+  std::vector<std::uint8_t> expected(kBytes, 0);
+  Buffer from = this->allocate(kBytes);
+  Buffer to = this->allocate(kBytes);
+  this->write(from, source);
+  this->write(to, expected);
+  auto* from_bytes = static_cast<std::uint8_t*>(from.data());
+  auto* to_bytes = static_cast<std::uint8_t*>(to.data());
+  Stream stream = this->new_stream();
+  // Rows of one byte, odd ones, those of pictures, without a gap, long ones, and repeated ones.
+  const std::vector<std::pair<std::size_t, std::size_t>> rows = {
+      {1, 3}, {7, 8}, {450, 512}, {672, 1024}, {96, 96}, {40000, 50000}, {1000, 0}, {33, 37}};
+  std::vector<CopyPiece> pieces;
+  std::size_t target = 0;
+  for (int round = 0; round < 150; ++round) {
+    const auto [bytes, pitch] = rows[static_cast<std::size_t>(round) % rows.size()];
+    const std::size_t count = bytes > 10000 ? 1 + below(3) : below(12);
+    const std::size_t start = below(kBytes - count * std::max(bytes, pitch));
+    target += below(20);
+    if (target + count * bytes > kBytes) break;
+    pieces.push_back({to_bytes + target, from_bytes + start, bytes, count, pitch});
+    for (std::size_t i = 0; i < count; ++i, target += bytes) {
+      std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(start + i * pitch), bytes,
+                  expected.begin() + static_cast<std::ptrdiff_t>(target));
+    }
+  }
+  ASSERT_GT(pieces.size(), 80u);
+  ASSERT_TRUE(stream.ref().gather(pieces).ok());
+  ASSERT_TRUE(stream.ref().synchronize().ok());
+  EXPECT_EQ(this->read(to), expected);
+}
+
+TYPED_TEST_P(DeviceConformance, ManagedMemoryIsReachedByBothSides) {
+  Buffer managed = this->allocate(4096, MemoryKind::managed);
+  EXPECT_TRUE(managed.device().is_host_memory());
+  EXPECT_TRUE(this->device_->pinned(managed.data(), managed.bytes()));
+  EXPECT_TRUE(this->device_->owns(managed.data(), managed.bytes()));
+  auto* bytes = static_cast<std::uint8_t*>(managed.data());
+  std::iota(bytes, bytes + 4096, std::uint8_t{0});
+  Buffer on_device = this->allocate(4096);
+  Stream stream = this->new_stream();
+  const std::array<CopyPiece, 2> pieces{
+      {{on_device.data(), bytes, 2048},
+       {static_cast<std::uint8_t*>(on_device.data()) + 2048, bytes + 2048, 2048}}};
+  ASSERT_TRUE(stream.ref().gather(pieces).ok());
+  ASSERT_TRUE(stream.ref().synchronize().ok());
+  EXPECT_EQ(this->read(on_device), std::vector<std::uint8_t>(bytes, bytes + 4096));
+  ASSERT_TRUE(stream.ref().fill(bytes, 7, 4096).ok());
+  ASSERT_TRUE(stream.ref().synchronize().ok());
+  EXPECT_EQ(bytes[4095], 7);
+}
+
 TYPED_TEST_P(DeviceConformance, EmptyAndImpossibleWorkIsToldApart) {
   Stream stream = this->new_stream();
   Buffer buffer = this->allocate(16);
@@ -660,9 +720,11 @@ REGISTER_TYPED_TEST_SUITE_P(
     AWaitIsNotReleasedByALaterRecordElsewhere, ANeverRecordedEventHoldsNobody,
     EventsMayGoWhileTheyArePending, EventsOutliveTheirStream, StreamsTakeTurnsByEvents,
     StreamsWaitForEventsOfOtherDevices, CopiesGathersAndFillsMoveTheRightBytes,
-    GatherKeepsItsOwnCopyOfThePieces, EmptyAndImpossibleWorkIsToldApart, ASignalSetsItsWordAndWakes,
-    TimedEventsTellWhenTheyWereReached, ATimedEventKeepsTheTimeOfItsLatestRecord,
-    MemoryIsAlignedAndOwned, MemoryIsCountedAgainstTheLimit, DestroyingAStreamLetsItsWorkFinish,
+    GatherKeepsItsOwnCopyOfThePieces, GathersBringRowsCloselyTogether,
+    ManagedMemoryIsReachedByBothSides, EmptyAndImpossibleWorkIsToldApart,
+    ASignalSetsItsWordAndWakes, TimedEventsTellWhenTheyWereReached,
+    ATimedEventKeepsTheTimeOfItsLatestRecord, MemoryIsAlignedAndOwned,
+    MemoryIsCountedAgainstTheLimit, DestroyingAStreamLetsItsWorkFinish,
     AnAbandonedStreamIsNotWaitedFor, ManyThreadsEnqueueOnOneStream, ManyThreadsShareOneEvent,
     AThrowingTaskHarmsNobody, TasksLetGoOfWhatTheyHoldBeforeTheyCountAsDone);
 

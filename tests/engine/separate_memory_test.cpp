@@ -380,14 +380,15 @@ TEST(SeparateMemory, MisalignedViewsOfTheDevicesMemory) {
   EXPECT_EQ(model.statistics().bound_in_place, 0u);
 }
 
-TEST(SeparateMemory, StridedInputsAreMadeContiguous) {
+TEST(SeparateMemory, StridedHostInputsAreMadeContiguous) {
   Engine engine = make_engine(apart());
   const Model model = must(engine.load(identity("shape=2")));
   const std::vector<float> values = {1, 2, 3, 4, 5, 6};  // read by columns
-  for (const DeviceId device : {kDevice, DeviceId::host_memory()}) {
-    const Tensor tensor = must(engine.new_tensor(DataType::fp32, {2, 3}, device));
-    std::memcpy(tensor.view().data, values.data(), values.size() * sizeof(float));
-    Request request = request_of(tensor);
+  const Tensor pinned = must(engine.new_tensor(DataType::fp32, {2, 3}));
+  std::memcpy(pinned.view().data, values.data(), values.size() * sizeof(float));
+  for (const TensorView& memory : {pinned.view(), TensorView::of(values.data(), {2, 3})}) {
+    Request request;
+    request.inputs.push_back({"input", memory, {}});
     request.inputs[0].view.shape = {3, 2};
     request.inputs[0].view.strides = {1, 3};
     const Response response = must(model.infer(std::move(request)));
@@ -395,15 +396,228 @@ TEST(SeparateMemory, StridedInputsAreMadeContiguous) {
   }
 }
 
-TEST(SeparateMemory, InputsThatAreNotWhereTheySayFailTheirBatchOnly) {
+/// [items, 4, 4] in memory whose rows are `pitch` numbers apart.
+TensorView pitched(const Tensor& memory, std::int64_t items, std::int64_t pitch) {
+  TensorView view = memory.view();
+  view.shape = {items, 4, 4};
+  view.strides = {4 * pitch, pitch, 1};
+  auto* numbers = view.as<float>();
+  for (std::int64_t row = 0; row < 4 * items; ++row) {
+    for (std::int64_t i = 0; i < pitch; ++i) {
+      *numbers++ = i < 4 ? static_cast<float>(4 * row + i) : -1.0F;
+    }
+  }
+  return view;
+}
+
+TEST(SeparateMemory, PitchedInputsOnADeviceAreGatheredRowByRow) {
+  for (const char* options : {"shape=4x4", "shape=4x4&fixed_addresses=1&only_prepared=1"}) {
+    SCOPED_TRACE(options);
+    Engine engine = make_engine(apart(2));
+    ModelConfig config = identity(options, 16);
+    config.devices = {kDevice};
+    const Model model = must(engine.load(config));
+    Gate gate(engine.devices()[0]);
+    const Tensor first = must(engine.new_tensor(DataType::fp32, {1, 4, 4}, kDevice));
+    Future held = model.submit(request_of(first, gate.event()));
+    ASSERT_TRUE(eventually([&] { return model.statistics().running_batches == 1; }));
+    std::vector<Tensor> memory;
+    std::vector<Future> futures;
+    std::vector<float> expected;
+    for (const std::int64_t items : {1, 2, 3, 2}) {
+      const DeviceId where = DeviceId::host(items == 3 ? 1 : 0);  // one is on the other device
+      memory.push_back(must(engine.new_tensor(DataType::fp32, {items, 4, 7}, where)));
+      Request request;
+      request.inputs.push_back(
+          {"input", pitched(memory.back(), items, 4 + items), memory.back().lease()});
+      futures.push_back(model.submit(std::move(request)));
+    }
+    gate.open();
+    must(get(held));
+    const std::uint64_t bound = model.statistics().bound_in_place;  // the first may have been
+    for (Future& future : futures) {
+      const Response response = must(get(future));
+      EXPECT_EQ(response.batch_items, 8) << "all of one batch";
+      expected.resize(16 * static_cast<std::size_t>(response.outputs[0].view.shape[0]));
+      std::iota(expected.begin(), expected.end(), 0.0F);
+      EXPECT_THAT(floats(response.outputs[0].view), ElementsAreArray(expected));
+    }
+    Request alone;  // a batch by itself is not bound where it lies
+    alone.inputs.push_back({"input", pitched(memory[0], 1, 6), memory[0].lease()});
+    expected.resize(16);
+    EXPECT_THAT(floats(must(model.infer(std::move(alone))).outputs[0].view),
+                ElementsAreArray(expected));
+    EXPECT_EQ(model.statistics().bound_in_place, bound);
+  }
+}
+
+TEST(SeparateMemory, ElementsThatAreApartOnADeviceAreRefused) {
+  Engine engine = make_engine(apart());
+  const Model model = must(engine.load(identity("shape=2")));
+  const Tensor tensor = must(engine.new_tensor(DataType::fp32, {2, 3}, kDevice));
+  Request request = request_of(tensor);
+  request.inputs[0].view.shape = {3, 2};
+  request.inputs[0].view.strides = {1, 3};
+  expect_error(get(model.submit(std::move(request))), ErrorCode::unsupported,
+               {"\"input\"", "host:0", "gaps between the elements", "make it contiguous first"});
+}
+
+TEST(SeparateMemory, BorrowedMemoryThatIsNotTheDevicesIsRefused) {
   Engine engine = make_engine(apart());
   const Model model = must(engine.load(identity("")));
   const Numbers numbers;
   Request request = numbers.request();
   request.inputs[0].view.device = kDevice;
+  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
+               {"\"input\"", "expected 64 bytes of memory on host:0", "freed"});
+  std::vector<float> target(16);
+  request = numbers.request();
+  request.outputs.push_back(
+      into("output", TensorView::of(DataType::fp32, target.data(), {1, 16}, kDevice)));
+  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
+               {"\"output\"", "expected 64 bytes of memory on host:0"});
+  Buffer freed = must(engine.devices()[0]->allocate(64, MemoryKind::device));
+  request = Request();
+  request.inputs.push_back(
+      {"input", TensorView::of(DataType::fp32, freed.data(), {1, 16}, kDevice), {}});
+  must(model.infer(request));
+  freed = Buffer();
+  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument, {"freed"});
+  expect_echo(model.infer(numbers.request()), numbers);
+}
+
+// A lease says that its owner keeps the memory: nobody looks.
+TEST(SeparateMemory, LeasedInputsThatAreNotWhereTheySayFailTheirBatchOnly) {
+  Engine engine = make_engine(apart());
+  const Model model = must(engine.load(identity("")));
+  const Numbers numbers;
+  Request request = numbers.request();
+  request.inputs[0].view.device = kDevice;
+  request.inputs[0].lease = LeaseCount().lease();
   expect_error(model.infer(std::move(request)), ErrorCode::internal,
                {"an input lies outside the device's memory"});
   expect_echo(model.infer(numbers.request()), numbers);
+}
+
+TEST(SeparateMemory, ManagedInputsAreReadWhereTheyLie) {
+  Engine engine = make_engine(apart());
+  const Model model = must(engine.load(identity("")));
+  const Numbers numbers;
+  const Buffer managed = must(engine.devices()[0]->allocate(64, MemoryKind::managed));
+  Gate gate(engine.devices()[0]);
+  Request request;
+  request.inputs.push_back({"input", TensorView::of(DataType::fp32, managed.data(), {1, 16}), {}});
+  request.inputs[0].view.ready = gate.event();
+  Future future = model.submit(std::move(request));
+  std::memcpy(managed.data(), numbers.values().data(), 64);  // nobody has copied it before
+  gate.open();
+  expect_echo(future, numbers);
+}
+
+// In every layout, and by every kind of lane, what is not ready when it is submitted holds up
+// neither the caller nor the driver.
+TEST(SeparateMemory, PageableInputsThatAreNotReadyHoldNobodyUp) {
+  for (const char* options : kLanes) {
+    SCOPED_TRACE(options);
+    for (const bool strided : {false, true}) {
+      Engine engine = make_engine(apart());
+      const Model model = must(engine.load(identity(options)));
+      std::vector<float> memory(2 * 20, -1.0F);
+      const std::int64_t pitch = strided ? 20 : 16;
+      Gate gate(engine.devices()[0]);
+      LeaseCount leases;
+      Request request;
+      TensorView view = TensorView::of(memory.data(), {2, 16});
+      if (strided) view.strides = {pitch, 1};
+      view.ready = gate.event();
+      request.inputs.push_back({"input", view, leases.lease()});
+      Future future = model.submit(std::move(request));  // returns
+      EXPECT_FALSE(future.wait_until(Clock::now() + milliseconds(5)));
+      const Numbers numbers(2, 5);
+      for (std::int64_t i = 0; i < 32; ++i) {
+        memory[static_cast<std::size_t>(i / 16 * pitch + i % 16)] =
+            numbers.values()[static_cast<std::size_t>(i)];
+      }
+      EXPECT_EQ(leases.released(), 0);
+      gate.open();
+      expect_echo(future, numbers);
+      EXPECT_TRUE(eventually([&] { return leases.released() == 1; }));
+    }
+  }
+}
+
+TEST(SeparateMemory, StridedInputsOfPlainHostDevicesThatAreNotReadyHoldNobodyUp) {
+  Engine engine = make_engine();
+  const Model model = must(engine.load(identity("")));
+  std::vector<float> memory(2 * 20, -1.0F);
+  Gate gate(engine.devices()[0]);
+  TensorView view = TensorView::of(memory.data(), {2, 16});
+  view.strides = {20, 1};
+  view.ready = gate.event();
+  Request request;
+  request.inputs.push_back({"input", view, {}});
+  Future future = model.submit(std::move(request));
+  const Numbers numbers(2, 5);
+  for (std::size_t i = 0; i < 32; ++i) memory[i / 16 * 20 + i % 16] = numbers.values()[i];
+  gate.open();
+  expect_echo(future, numbers);
+}
+
+TEST(SeparateMemory, LargePageableInputsArriveWhole) {
+  EngineOptions options = apart();
+  options.cpu_threads = 8;  // so that there are threads that help with copies
+  Engine engine = make_engine(options);
+  const Model model = must(engine.load(identity("shape=-1")));
+  const std::int64_t count = 1'000'003;
+  std::vector<float> values(static_cast<std::size_t>(count));
+  std::iota(values.begin(), values.end(), 0.0F);
+  for (int i = 0; i < 5; ++i) {
+    values.front() = static_cast<float>(-i);
+    Request request;
+    request.inputs.push_back({"input", TensorView::of(values.data(), {1, count}), {}});
+    EXPECT_EQ(floats(must(model.infer(std::move(request))).outputs[0].view), values);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// tensors on devices that the model does not run on
+
+TEST(SeparateMemory, TensorsOnOtherDevicesOfTheEngineAreBroughtOver) {
+  EngineOptions options = apart(3);
+  options.devices.host[2].separate_memory = false;  // its memory is the host's
+  Engine engine = make_engine(options);
+  ModelConfig config = identity("fixed_addresses=1");
+  config.devices = {kDevice};
+  const Model model = must(engine.load(config));
+  for (const DeviceId elsewhere : {DeviceId::host(1), DeviceId::host(2)}) {
+    const Numbers numbers(3, 50);
+    const Tensor target = must(engine.new_tensor(DataType::fp32, numbers.shape(), elsewhere));
+    Gate gate(engine.devices()[1]);
+    Request request = request_of(filled(engine, numbers, elsewhere), gate.event());
+    request.outputs.push_back(into("output", target.view(), target.lease()));
+    Future future = model.submit(std::move(request));
+    EXPECT_FALSE(future.wait_until(Clock::now() + milliseconds(5)));
+    gate.open();
+    const Response response = must(get(future));
+    EXPECT_EQ(response.device, kDevice);
+    EXPECT_EQ(response.outputs[0].view.device, elsewhere);
+    EXPECT_EQ(floats(target.view()), numbers.values());
+  }
+}
+
+TEST(SeparateMemory, TensorsOnDevicesNotInUseAreRefused) {
+  Engine engine = make_engine(apart());
+  const Model model = must(engine.load(identity("")));
+  const Numbers numbers;
+  Request request = numbers.request();
+  request.inputs[0].view.device = DeviceId::cuda(1);
+  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
+               {"\"input\"", "lies on cuda:1, which this engine does not use", "host:0"});
+  request = numbers.request();
+  request.outputs.push_back(into("output", numbers.view()));
+  request.outputs[0].target.device = DeviceId::cuda(0);
+  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
+               {"\"output\"", "lies on cuda:0, which this engine does not use"});
 }
 
 TEST(SeparateMemory, LeasesOfInputsAreDroppedWithTheAnswer) {
@@ -487,12 +701,7 @@ TEST(SeparateMemory, TargetsThatDoNotFitAreRefused) {
     expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
                  {"\"output\"", "expected at least 128 bytes, got 124"});
   }
-  const Tensor elsewhere =
-      must(engine.new_tensor(DataType::fp32, numbers.shape(), DeviceId::host(1)));
   Request request = numbers.request();
-  request.outputs.push_back(into("output", elsewhere.view()));
-  expect_error(get(model.submit(std::move(request))), ErrorCode::invalid_argument,
-               {"lies on host:1, which this model does not run on"});
   std::vector<std::vector<float>> targets(65, std::vector<float>(32));
   request = numbers.request();
   for (std::vector<float>& target : targets) {

@@ -24,6 +24,9 @@ class NoGpu final : public Device {
   Result<void> wake_after(EventRef, Waker&) override { return nothing(); }
   [[nodiscard]] bool separate_memory() const noexcept override { return true; }
   [[nodiscard]] bool pinned(const void*, std::size_t) const noexcept override { return false; }
+  [[nodiscard]] bool owns(const void*, std::size_t) const noexcept override { return false; }
+  [[nodiscard]] bool reaches(DeviceId) const noexcept override { return false; }
+  [[nodiscard]] Result<Stream> borrow_stream(void*) override { return nothing(); }
   [[nodiscard]] std::shared_ptr<MemorySource> memory_source() override { return nullptr; }
 
  protected:

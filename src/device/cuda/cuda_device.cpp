@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/thread.h"
 #include "base/try.h"
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/gather.h"
 #include "device/impl.h"
 #include "device/select_devices.h"
 
@@ -124,7 +126,8 @@ class CudaPoint final : public StreamPoint {
 
 class CudaEvent final : public EventImpl {
  public:
-  CudaEvent(std::shared_ptr<EventHandle> handle, EventTiming timing, EventClock& clock)
+  /// `clock`: null for untimed events.
+  CudaEvent(std::shared_ptr<EventHandle> handle, EventTiming timing, EventClock* clock)
       : handle_(std::move(handle)), timing_(timing), clock_(clock) {}
 
   DeviceId device() const noexcept override { return DeviceId::cuda(handle_->device); }
@@ -148,7 +151,7 @@ class CudaEvent final : public EventImpl {
     }
     MILLRACE_ASSIGN(const bool reached, query());
     if (!reached) return Error{ErrorCode::unavailable, "event time: the event is not reached yet"};
-    return clock_.time_of(*handle_);
+    return clock_->time_of(*handle_);
   }
   Result<std::shared_ptr<const StreamPoint>> point() const override {
     if (!recorded_.load(std::memory_order_acquire)) return std::shared_ptr<const StreamPoint>();
@@ -161,7 +164,7 @@ class CudaEvent final : public EventImpl {
  private:
   const std::shared_ptr<EventHandle> handle_;
   const EventTiming timing_;
-  EventClock& clock_;
+  EventClock* const clock_;
   std::atomic<bool> recorded_{false};
 };
 
@@ -198,7 +201,10 @@ class CudaStream final : public StreamImpl {
     return check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_),
                       "cudaMemcpyAsync");
   }
-  Result<void> gather(std::span<const CopyPiece> pieces) override;
+  Result<void> gather(std::span<const CopyPiece> pieces) override {
+    MILLRACE_TRY(enter());
+    return gather_pieces(pieces, GatherMethod::automatic, stream_);
+  }
   Result<void> fill(void* target, std::uint8_t value, std::size_t bytes) override {
     MILLRACE_TRY(enter());
     return check_cuda(cudaMemsetAsync(target, value, bytes, stream_), "cudaMemsetAsync");
@@ -272,32 +278,6 @@ class CudaStream final : public StreamImpl {
   bool abandoned_ = false;
 };
 
-Result<void> CudaStream::gather(std::span<const CopyPiece> pieces) {
-  MILLRACE_TRY(enter());
-  static thread_local std::vector<void*> targets;
-  static thread_local std::vector<const void*> sources;
-  static thread_local std::vector<std::size_t> sizes;
-  targets.clear();
-  sources.clear();
-  sizes.clear();
-  for (const CopyPiece& piece : pieces) {
-    if (piece.bytes == 0) continue;
-    targets.push_back(piece.target);
-    sources.push_back(piece.source);
-    sizes.push_back(piece.bytes);
-  }
-  if (targets.empty()) return {};
-  if (targets.size() == 1) return copy(targets[0], sources[0], sizes[0]);
-  // One call for all of them: measured at nearly twice the rate of one call each for pieces of 150
-  // kB.
-  cudaMemcpyAttributes attributes{};
-  attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
-  std::size_t first = 0;
-  return check_cuda(cudaMemcpyBatchAsync(targets.data(), sources.data(), sizes.data(),
-                                         targets.size(), &attributes, &first, 1, stream_),
-                    "cudaMemcpyBatchAsync");
-}
-
 /// Sits on events and wakes others, since a stream cannot.
 class Waiter {
  public:
@@ -366,9 +346,11 @@ class CudaMemory final : public MemorySource {
   Result<void*> allocate(std::size_t bytes, MemoryKind kind) override;
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
   bool host_addressable(MemoryKind kind) const noexcept override {
-    return kind == MemoryKind::pinned;
+    return kind != MemoryKind::device;
   }
   [[nodiscard]] MemoryInfo info() const;
+  /// Lets GPU `peer` read and write all that comes from here.
+  Result<void> open_to(std::int32_t peer);
   /// Orders allocations and frees.
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
 
@@ -399,6 +381,18 @@ class CudaDevice final : public Device {
   Result<void> wake_after(EventRef event, Waker& waker) override;
   bool separate_memory() const noexcept override { return true; }
   bool pinned(const void* data, std::size_t bytes) const noexcept override;
+  bool owns(const void* data, std::size_t bytes) const noexcept override;
+  bool reaches(DeviceId other) const noexcept override {
+    return other == info_.id || std::find(peers_.begin(), peers_.end(), other) != peers_.end();
+  }
+  Result<Stream> borrow_stream(void* native_handle) override {
+    auto stream = std::make_unique<CudaStream>(
+        info_.id.index, static_cast<cudaStream_t>(native_handle), write_value_);
+    stream->abandon();  // somebody else ends it
+    return Stream(std::move(stream));
+  }
+  /// Gives this device direct access to the memory of `peer`, if the hardware can.
+  Result<void> connect(CudaDevice& peer);
 
  protected:
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override {
@@ -417,6 +411,7 @@ class CudaDevice final : public Device {
   WriteValue write_value_ = nullptr;
   std::unique_ptr<EventClock> clock_;
   std::unique_ptr<Waiter> waiter_;
+  std::vector<DeviceId> peers_;  // written while the set is being opened
 };
 
 Result<std::unique_ptr<Device>> CudaDevice::open(std::int32_t index) {
@@ -466,7 +461,7 @@ Result<Stream> CudaDevice::new_stream(const StreamOptions& options) {
 
 Result<Event> CudaDevice::new_event(EventTiming timing) {
   MILLRACE_ASSIGN(std::shared_ptr<EventHandle> handle, new_handle(info_.id.index, timing));
-  return Event(std::make_unique<CudaEvent>(std::move(handle), timing, *clock_));
+  return Event(std::make_unique<CudaEvent>(std::move(handle), timing, clock_.get()));
 }
 
 Result<Buffer> CudaDevice::allocate(std::size_t bytes, MemoryKind kind) {
@@ -475,16 +470,52 @@ Result<Buffer> CudaDevice::allocate(std::size_t bytes, MemoryKind kind) {
   return Buffer(this, data, bytes, kind);
 }
 
-bool CudaDevice::pinned(const void* data, std::size_t bytes) const noexcept {
+/// Whether `fits` holds for both ends of the memory. Two ends of one registered range, or of
+/// neighbours: then the middle is registered too.
+template <class Fits>
+bool both_ends(const void* data, std::size_t bytes, Fits fits) {
   if (bytes == 0) return true;
-  cudaPointerAttributes first{};
-  cudaPointerAttributes last{};
-  // Two ends of one registered range, or of neighbours: then the middle is registered too.
-  const bool both = cudaPointerGetAttributes(&first, data) == cudaSuccess &&
-                    cudaPointerGetAttributes(
-                        &last, static_cast<const std::byte*>(data) + bytes - 1) == cudaSuccess;
-  if (!both) cudaGetLastError();
-  return both && first.type == cudaMemoryTypeHost && last.type == cudaMemoryTypeHost;
+  for (const std::size_t at : {std::size_t{0}, bytes - 1}) {
+    cudaPointerAttributes attributes{};
+    if (cudaPointerGetAttributes(&attributes, static_cast<const std::byte*>(data) + at) !=
+        cudaSuccess) {
+      cudaGetLastError();
+      return false;
+    }
+    if (!fits(attributes)) return false;
+  }
+  return true;
+}
+
+bool CudaDevice::pinned(const void* data, std::size_t bytes) const noexcept {
+  return both_ends(data, bytes, [](const cudaPointerAttributes& at) {
+    return at.type == cudaMemoryTypeHost || at.type == cudaMemoryTypeManaged;
+  });
+}
+
+bool CudaDevice::owns(const void* data, std::size_t bytes) const noexcept {
+  return both_ends(data, bytes, [this](const cudaPointerAttributes& at) {
+    return at.type == cudaMemoryTypeManaged ||
+           (at.type == cudaMemoryTypeDevice && at.device == info_.id.index);
+  });
+}
+
+Result<void> CudaDevice::connect(CudaDevice& peer) {
+  int possible = 0;
+  const int other = peer.info_.id.index;
+  MILLRACE_TRY(check_cuda(cudaDeviceCanAccessPeer(&possible, info_.id.index, other),
+                          "cudaDeviceCanAccessPeer"));
+  if (possible == 0) return {};
+  MILLRACE_TRY(check_cuda(cudaSetDevice(info_.id.index), "cudaSetDevice"));
+  const cudaError_t enabled = cudaDeviceEnablePeerAccess(other, 0);
+  if (enabled == cudaErrorPeerAccessAlreadyEnabled) {
+    cudaGetLastError();
+  } else {
+    MILLRACE_TRY(check_cuda(enabled, "cudaDeviceEnablePeerAccess"));
+  }
+  MILLRACE_TRY(peer.memory_->open_to(info_.id.index));
+  peers_.push_back(peer.info_.id);
+  return {};
 }
 
 Result<void> CudaDevice::wake_after(EventRef event, Waker& waker) {
@@ -516,8 +547,13 @@ Result<void> CudaDevice::warm_up() {
     for (const CopyPiece& piece : pieces) {
       MILLRACE_TRY(stream.ref().copy(piece.target, piece.source, piece.bytes));
     }
-    MILLRACE_TRY(stream.ref().gather(pieces));
+    for (const GatherMethod method :
+         {GatherMethod::each, GatherMethod::batch, GatherMethod::kernel}) {
+      MILLRACE_TRY(gather_pieces(pieces, method, stream.ref().native_handle()));
+    }
   }
+  const CopyPiece rows{b, a, 24, 3, 32};
+  MILLRACE_TRY(stream.ref().gather({&rows, 1}));
   MILLRACE_TRY(stream.ref().record(event));
   MILLRACE_TRY(stream.ref().wait(event));
   MILLRACE_TRY(stream.ref().run([] {}));
@@ -558,6 +594,14 @@ MemoryInfo CudaMemory::info() const {
   return memory;
 }
 
+Result<void> CudaMemory::open_to(std::int32_t peer) {
+  cudaMemAccessDesc access{};
+  access.location.type = cudaMemLocationTypeDevice;
+  access.location.id = peer;
+  access.flags = cudaMemAccessFlagsProtReadWrite;
+  return check_cuda(cudaMemPoolSetAccess(pool_, &access, 1), "cudaMemPoolSetAccess");
+}
+
 Result<void*> CudaMemory::allocate(std::size_t bytes, MemoryKind kind) {
   MILLRACE_TRY(check_cuda(cudaSetDevice(index_), "cudaSetDevice"));
   void* data = nullptr;
@@ -566,13 +610,22 @@ Result<void*> CudaMemory::allocate(std::size_t bytes, MemoryKind kind) {
         cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc"));
     return data;
   }
-  const cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_, stream_);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    const MemoryInfo now = info();
+  const auto too_little = [&](const MemoryInfo& now) {
     return Error{ErrorCode::out_of_memory,
                  concat("needed ", format_bytes(bytes), ", free ", format_bytes(now.free_bytes),
                         " of ", format_bytes(now.limit_bytes), " on ", DeviceId::cuda(index_))};
+  };
+  if (kind == MemoryKind::managed) {
+    // More than fits would be moved to and fro page by page for as long as it is used.
+    if (const MemoryInfo now = info(); bytes > now.free_bytes) return too_little(now);
+    MILLRACE_TRY(
+        check_cuda(cudaMallocManaged(&data, bytes, cudaMemAttachGlobal), "cudaMallocManaged"));
+    return data;
+  }
+  const cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_, stream_);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return too_little(info());
   }
   MILLRACE_TRY(check_cuda(status, "cudaMallocFromPoolAsync"));
   // From here on any stream may use it.
@@ -587,6 +640,10 @@ void CudaMemory::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {
     log_cuda(cudaFreeHost(data), "cudaFreeHost");
     return;
   }
+  if (kind == MemoryKind::managed) {
+    log_cuda(cudaFree(data), "cudaFree");
+    return;
+  }
   log_cuda(cudaFreeAsync(data, stream_), "cudaFreeAsync");
   used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
 }
@@ -595,6 +652,42 @@ void CudaMemory::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {
 
 Result<std::unique_ptr<Device>> open_cuda_device(std::int32_t index) {
   return CudaDevice::open(index);
+}
+
+Result<void> connect_cuda_devices(std::span<const DeviceRef> devices) {
+  for (const DeviceRef device : devices) {
+    for (const DeviceRef peer : devices) {
+      if (device == peer || device->id().kind != DeviceKind::cuda ||
+          peer->id().kind != DeviceKind::cuda) {
+        continue;
+      }
+      MILLRACE_TRY(static_cast<CudaDevice&>(*device).connect(static_cast<CudaDevice&>(*peer)));
+    }
+  }
+  return {};
+}
+
+Result<Event> new_shareable_cuda_event(std::int32_t index) {
+  MILLRACE_TRY(check_cuda(cudaSetDevice(index), "cudaSetDevice"));
+  cudaEvent_t event = nullptr;
+  MILLRACE_TRY(check_cuda(
+      cudaEventCreateWithFlags(
+          &event, cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess),
+      "cudaEventCreateWithFlags"));
+  return adopt_cuda_event(index, event);
+}
+
+Event adopt_cuda_event(std::int32_t index, void* native_handle) {
+  auto handle = std::make_shared<EventHandle>();
+  handle->device = index;
+  handle->event = static_cast<cudaEvent_t>(native_handle);
+  auto event = std::make_unique<CudaEvent>(std::move(handle), EventTiming::untimed, nullptr);
+  event->recorded();  // for all that is known here
+  return Event(std::move(event));
+}
+
+void* native_cuda_event(EventRef event) noexcept {
+  return static_cast<const CudaEvent*>(event.impl())->native();
 }
 
 }  // namespace millrace

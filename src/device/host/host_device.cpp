@@ -47,6 +47,12 @@ Result<Buffer> HostDevice::allocate(std::size_t bytes, MemoryKind kind) {
   return Buffer(this, data, bytes, kind);
 }
 
+Result<Stream> HostDevice::borrow_stream(void*) {
+  return Error{ErrorCode::unsupported, concat("borrow_stream: ", id(),
+                                              " is a host device, whose streams have no native "
+                                              "handle; use new_stream")};
+}
+
 Result<void> HostDevice::wake_after(EventRef, Waker&) { return {}; }
 
 void HostDevice::free(void* data, std::size_t bytes, MemoryKind kind) noexcept {

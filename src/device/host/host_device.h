@@ -25,8 +25,19 @@ class HostDevice final : public Device {
   Result<void> wake_after(EventRef event, Waker& waker) override;
   [[nodiscard]] bool separate_memory() const noexcept override { return options_.separate_memory; }
   [[nodiscard]] bool pinned(const void* data, std::size_t bytes) const noexcept override {
-    return memory_->holds(data, bytes, MemoryKind::pinned);
+    return memory_->holds(data, bytes, MemoryKind::pinned) ||
+           memory_->holds(data, bytes, MemoryKind::managed);
   }
+  /// Devices that imitate no memory of their own use all of the host's.
+  [[nodiscard]] bool owns(const void* data, std::size_t bytes) const noexcept override {
+    return !options_.separate_memory || bytes == 0 ||
+           memory_->holds(data, bytes, MemoryKind::device) ||
+           memory_->holds(data, bytes, MemoryKind::managed);
+  }
+  [[nodiscard]] bool reaches(DeviceId other) const noexcept override {
+    return other.kind == DeviceKind::host;
+  }
+  [[nodiscard]] Result<Stream> borrow_stream(void* native_handle) override;
 
   /// How many times longer imitated work takes here.
   [[nodiscard]] double slowness() const noexcept { return options_.slowness; }

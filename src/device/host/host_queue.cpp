@@ -29,6 +29,17 @@ void call(const std::function<void()>& task) noexcept {
   }
 }
 
+void copy_rows(const CopyPiece& piece) noexcept {
+  if (piece.bytes == 0) return;
+  auto* target = static_cast<std::byte*>(piece.target);
+  const auto* source = static_cast<const std::byte*>(piece.source);
+  for (std::size_t i = 0; i < piece.rows; ++i) {
+    std::memcpy(target, source, piece.bytes);
+    target += piece.bytes;
+    source += piece.source_pitch;
+  }
+}
+
 }  // namespace
 
 Result<std::shared_ptr<HostQueue>> HostQueue::start(const std::string& name) {
@@ -124,7 +135,7 @@ void HostQueue::execute(Task& task, const Pieces& pieces) noexcept {
           [](const Copy& copy) { std::memcpy(copy.target, copy.source, copy.bytes); },
           [&](const Gather& gather) {
             for (const CopyPiece& piece : std::span(pieces).subspan(gather.first, gather.count)) {
-              if (piece.bytes != 0) std::memcpy(piece.target, piece.source, piece.bytes);
+              copy_rows(piece);
             }
           },
           [](const Fill& fill) { std::memset(fill.target, fill.value, fill.bytes); },
