@@ -93,6 +93,15 @@ def judge_callers(results):
              host.stated("p50", "{:.2f} ms", callers["latency_us"]["p50"] / 1000), host.stated("p99", "{:.2f} ms", callers["latency_us"]["p99"] / 1000)])
 
 
+def judge_gather(results):
+    """64 pieces of 150,528 bytes, by the engine and by each method of a gather."""
+    engine = results[0]["engine"]
+    row = next(row for row in results[0]["methods"] if (row["source"], row["bytes"], row["pieces"]) == ("pinned", 150_528, 64))
+    return ([host.at_least("64 requests of 150,528 B into a batch", 45, engine["gb_per_s"], "{:.1f} GB/s")],
+            [host.stated(f"the same pieces, {method}", "{:.1f} GB/s", row[method]["gb_per_s"])
+             for method in ("each", "batch", "kernel", "automatic")])
+
+
 MODELS = Path()
 RESNET, MLP, BERT, YOLO = "resnet50.plan", "mlp.plan", "bert-base-384.plan", "yolov4-608.plan"
 OFFLINE = ("--offline", "--batch")
@@ -109,6 +118,9 @@ CELLS = {
                         [bench(RESNET, *OFFLINE, "32", "--lanes", "4", "--compare", "direct", pairs=3),
                          bench(RESNET, "--concurrency", "256", "--batch", "32", "--lanes", "4")], judge_callers),
 }
+AVERAGE = ROOT / "tests" / "models" / "average.onnx"
+CELLS["gpu_gather"] = Cell("64 requests from separate pinned buffers", AVERAGE,
+                           [lambda quick, earlier: ["bench_gather", "--model", str(AVERAGE), *(["--rounds", "1"] if quick else [])]], judge_gather)
 # By model and batch: lanes for host memory, and for data on the GPU. Found by trying 1 to 16 of them on an H200.
 LANES = {("resnet50", 1): (16, 8), ("resnet50", 8): (6, 8), ("resnet50", 128): (4, 2), ("bert", 1): (8, 8), ("bert", 8): (2, 2), ("bert", 32): (2, 2),
          ("yolov4", 1): (8, 8), ("yolov4", 8): (2, 2)}
