@@ -27,4 +27,7 @@ if(MILLRACE_CUDA)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
+  # NVTX, headers only: without it the program has no ranges for profilers.
+  find_path(MILLRACE_NVTX_INCLUDE_DIR nvtx3/nvToolsExt.h
+    HINTS ${CUDAToolkit_INCLUDE_DIRS} "${MILLRACE_DEPS_DIR}/cuda/include")
 endif()

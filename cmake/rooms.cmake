@@ -47,6 +47,10 @@ if(MILLRACE_TENSORRT)
   target_link_libraries(millrace_private INTERFACE millrace_tensorrt)
 endif()
 
+if(MILLRACE_CUDA AND MILLRACE_NVTX_INCLUDE_DIR)
+  set_source_files_properties(src/device/annotate.cpp PROPERTIES COMPILE_DEFINITIONS MILLRACE_WITH_NVTX=1
+    COMPILE_OPTIONS "-isystem;${MILLRACE_NVTX_INCLUDE_DIR}")
+endif()
 add_library(millrace_core STATIC ${core_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
 add_library(millrace::millrace ALIAS millrace_core)
 target_include_directories(millrace_core PUBLIC

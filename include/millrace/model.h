@@ -21,6 +21,9 @@ struct TensorInfo {
   Shape shape;
   /// The dimension that counts items: 0, or -1 when the tensor has none.
   int batch_axis = -1;
+  /// Inputs: its values decide on shapes, and the host reads them when the batch is enqueued. They
+  /// must lie in host memory; `submit` waits for their ready event.
+  bool on_host = false;
 };
 
 struct BatchPolicy {
@@ -76,6 +79,9 @@ struct ModelConfig {
   Duration hang_timeout = std::chrono::seconds(60);
   /// The backend's own settings, refused by name when it does not know them (docs/backends.md).
   std::map<std::string, std::string> options{};
+  /// Shared libraries whose plug-ins the model uses. They are opened once and stay for good.
+  /// A backend that takes none does not run a model that names some.
+  std::vector<std::string> plugins{};
   /// Not empty: this is an ensemble of models loaded before; `path`, `backend`, lanes and batching
   /// do not apply. `ensemble_outputs` names the tensors that answer.
   std::vector<EnsembleStep> ensemble{};
@@ -97,10 +103,17 @@ struct ModelInfo {
     int slots = 0;
     bool lanes_share_weights = true;
     std::size_t weights_bytes = 0;  // once
-    std::size_t lane_bytes = 0;     // for each lane: contexts, activations
-    std::size_t slot_bytes = 0;     // for each lane: input and output blocks
-    int prepared_shapes = 0;        // per lane
+    std::size_t lane_bytes = 0;     // for each lane: the sum of the next three
+    std::size_t context_bytes = 0;  // what the library under the backend takes for it
+    std::size_t activation_bytes = 0;
+    std::size_t graph_bytes = 0;   // captured graphs, as measured when they were made
+    std::size_t slot_bytes = 0;    // for each lane: input and output blocks
+    std::size_t shared_bytes = 0;  // once: activations that the lanes use in turn
+    int prepared_shapes = 0;       // per lane
     bool enqueue_blocks = false;
+    /// Graphs were asked for, and these runs are none: why. Empty: all prepared runs are graphs, or
+    /// none were asked for.
+    std::string not_graphs;
   };
   std::vector<Placement> placements;
   /// Free text from the backend, name and value: producer, opset, ...

@@ -68,6 +68,16 @@ enum class Phase : std::uint8_t {
 inline constexpr std::size_t kPhases = 7;
 [[nodiscard]] std::string_view to_string(Phase phase) noexcept;
 
+/// Why a batch of a model that was asked for graphs ran without one.
+enum class EagerReason : std::uint8_t {
+  unknown_shapes,  // they are known only with a request, so that nothing was prepared
+  blocking,        // outputs whose size is known only after computing
+  not_captured,    // its run could not be captured
+  cheaper,         // running eagerly was measured to cost less than padding up to a graph's size
+};
+inline constexpr std::size_t kEagerReasons = 4;
+[[nodiscard]] std::string_view to_string(EagerReason reason) noexcept;
+
 /// Totals of one model since it was loaded.
 struct ModelStatistics {
   std::uint64_t requests = 0;  // answered, in whatever way
@@ -78,7 +88,10 @@ struct ModelStatistics {
   std::uint64_t cancelled = 0;
   std::uint64_t items = 0;  // of succeeded requests
   std::uint64_t batches = 0;
-  std::uint64_t prepared_batches = 0;     // run as prepared (graphs)
+  std::uint64_t prepared_batches = 0;  // run as prepared (graphs)
+  /// Batches that were to run as graphs and did not, by reason; none where graphs were not asked
+  /// for. Runs while loading do not count.
+  std::array<std::uint64_t, kEagerReasons> eager_batches{};
   std::uint64_t bound_in_place = 0;       // batches whose input was bound where it lay
   std::uint64_t queued_requests = 0;      // now
   std::uint64_t queued_bytes = 0;         // now
@@ -90,6 +103,11 @@ struct ModelStatistics {
   [[nodiscard]] const Histogram& phase(Phase p) const noexcept {
     return phases[static_cast<std::size_t>(p)];
   }
+  [[nodiscard]] std::uint64_t eager(EagerReason reason) const noexcept {
+    return eager_batches[static_cast<std::size_t>(reason)];
+  }
+  /// Over all reasons.
+  [[nodiscard]] std::uint64_t eager() const noexcept;
 };
 
 /// One batch's way through its phases. Device times are absent where they were not sampled.

@@ -24,6 +24,7 @@ struct ModelSpec {
   std::string path;
   std::shared_ptr<const std::string> content;  // null: read `path`
   std::map<std::string, std::string> options;  // the backend refuses those it does not know
+  std::vector<std::string> plugins;            // libraries; none where the backend takes none
   std::int64_t max_items = 0;                  // asked for; 0: the backend's limit
   int lanes = 0;                               // asked for; 0: `PlanInfo::default_lanes`
   int cpu_threads = 1;                         // budget of this process for host compute
@@ -41,11 +42,22 @@ struct PlanInfo {
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
-/// Device memory in bytes.
+/// Device memory in bytes, as far as it is known before lanes are made.
 struct Footprint {
   std::size_t weights_bytes = 0;   // once per plan; reserved by `load` itself
   std::size_t lane_bytes = 0;      // for each lane
   std::size_t prepared_bytes = 0;  // for each prepared shape of each lane
+  std::size_t shared_bytes = 0;    // once per plan, besides: what its lanes use in turn
+};
+
+/// Device memory in bytes that a lane holds, as measured.
+struct LaneMemory {
+  std::size_t context_bytes = 0;
+  std::size_t activation_bytes = 0;
+  std::size_t graph_bytes = 0;
+  [[nodiscard]] std::size_t total() const noexcept {
+    return context_bytes + activation_bytes + graph_bytes;
+  }
 };
 
 struct LaneTraits {
@@ -61,6 +73,10 @@ struct LaneTraits {
   bool only_prepared = false;
   /// `prepare` may be called at any time, for any addresses, while other runs are enqueued.
   bool prepares_any_address = false;
+  /// Graphs were asked for: runs that are none are counted, and why.
+  bool wants_graphs = false;
+  /// Pads up to a prepared size even where running eagerly would cost less.
+  bool avoids_eager = false;
 };
 
 struct LaneOptions {
@@ -143,6 +159,11 @@ class Lane {
   /// Enqueues one run on `stream()`. An error returned means that nothing was enqueued (and neither
   /// event recorded).
   virtual Result<void> enqueue(ShapeKey key, const BatchIo& io) = 0;
+  /// Why the prepared run is no graph though graphs were asked for; empty: it is one. The text
+  /// lives as long as the lane. Of keys that `prepare` has returned.
+  virtual std::string_view not_captured(ShapeKey) const { return {}; }
+  /// What it holds now. Of whoever calls `prepare`.
+  virtual LaneMemory memory() const { return {}; }
   /// Ends a running batch soon, with an error in its status. Errors: unsupported.
   virtual Result<void> terminate() {
     return Error{ErrorCode::unsupported, "this lane cannot end a running batch"};
@@ -175,6 +196,7 @@ struct Backend {
   Support (*supports)(const ModelSpec&, DeviceRef);
   /// Slow; on a loader. Reserves the weights in `ledger` before it allocates them.
   Result<std::unique_ptr<Plan>> (*load)(const ModelSpec&, DeviceRef, MemoryLedger&);
+  bool takes_plugins = false;
 };
 
 /// The one explicit list, best first.

@@ -18,11 +18,18 @@ std::string known_names() {
 
 std::string model_text(const ModelSpec& spec) { return concat("model ", quote(spec.name)); }
 
+Support support_of(const Backend& backend, const ModelSpec& spec, DeviceRef device) {
+  Support support = backend.supports(spec, device);
+  if (!support.supported || spec.plugins.empty() || backend.takes_plugins) return support;
+  return {false,
+          concat("takes no plug-in libraries, and the model names ", quote(spec.plugins[0]))};
+}
+
 Result<BackendChoice> choose_named(std::string_view requested, const ModelSpec& spec,
                                    DeviceRef device) {
   for (const Backend& backend : backends()) {
     if (backend.name != requested) continue;
-    const Support support = backend.supports(spec, device);
+    const Support support = support_of(backend, spec, device);
     if (support.supported) return BackendChoice{&backend, "asked for"};
     return Error{ErrorCode::unsupported, concat(model_text(spec), ": backend \"", backend.name,
                                                 "\" cannot run it: ", support.reason)};
@@ -51,7 +58,7 @@ Result<BackendChoice> choose_backend(std::string_view requested, const ModelSpec
   std::string reasons;
   bool any_supports = false;
   for (const Backend& backend : backends()) {
-    Support support = backend.supports(spec, device);
+    Support support = support_of(backend, spec, device);
     if (support.supported) {
       BackendInfo info = backend.info();
       if (info.usable) return BackendChoice{&backend, std::move(support.reason)};

@@ -43,6 +43,8 @@ struct Options {
 constexpr std::string_view kToStandardOutput = "-";
 constexpr std::size_t kTraceCapacity = std::size_t{1} << 16;
 constexpr int kDefaultConcurrency = 64;
+/// Where graphs were asked for, more batches than this without one are a failure.
+constexpr double kMostEager = 0.01;
 
 constexpr const char* kFooter =
     "Loads: --offline keeps enough requests of a whole batch in flight to saturate every lane; "
@@ -60,7 +62,8 @@ constexpr const char* kFooter =
     "early and prints what there is.\n"
     "\n"
     "One answer in 64 is compared with the answer to the same input before; an error or a wrong "
-    "answer makes the exit code 1.";
+    "answer makes the exit code 1.\n"
+    "So do, with --option graphs=on, more than 1% of batches that ran without a CUDA graph.";
 
 Duration duration_of(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
@@ -176,6 +179,9 @@ Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch
   cell.scenario = scenario_of(options);
   cell.load = load_of(options, cell.info);
   cell.load.engine = &open->engine;
+  const auto graphs = open->file.config.options.find("graphs");
+  cell.graphs_asked = graphs != open->file.config.options.end() &&
+                      (graphs->second == "on" || graphs->second == "1");
   cell.batching = options.batching;
   cell.delay = open->file.config.batching.max_delay;
   Result<std::unique_ptr<LoadGenerator>> load =
@@ -255,6 +261,11 @@ Result<int> run(const Options& options) {
                  format_count(cell.measurement.errors) + " of " +
                      format_count(cell.measurement.tally.requests + cell.measurement.errors) +
                      " requests failed; the first: " + cell.first_error};
+  }
+  for (const BenchCell& cell : cells) {
+    if (!cell.graphs_asked || cell.eager_share() <= kMostEager) continue;
+    return Error{ErrorCode::internal, "graphs were asked for (--option graphs=on), but " +
+                                          eager_text(cell) + "; expected at most 1%"};
   }
   return kFine;
 }

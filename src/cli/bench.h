@@ -24,7 +24,10 @@ struct BenchCell {
   Measurement measurement;
   std::vector<Comparison> comparisons;
   std::string first_error;
+  bool graphs_asked = false;  // explicitly, by the option graphs=on
 
+  /// Of the batches measured, those that were to run as graphs and did not; 0 to 1.
+  [[nodiscard]] double eager_share() const;
   [[nodiscard]] int lanes() const { return info.placements.empty() ? 0 : info.placements[0].lanes; }
 };
 
@@ -36,6 +39,9 @@ struct MachineFigures {
 };
 [[nodiscard]] MachineFigures measure_machine(Duration time);
 
+/// "12 of 400 batches ran without a graph (3.0%): 12 not_captured (capturing failed: ...)"; empty
+/// when all ran as asked.
+[[nodiscard]] std::string eager_text(const BenchCell& cell);
 [[nodiscard]] Json cell_json(const BenchCell& cell, const MachineFigures& machine);
 /// One line for each cell under a header.
 [[nodiscard]] std::string cells_csv(const std::vector<BenchCell>& cells);

@@ -133,6 +133,7 @@ void merge(ModelStatistics& into, const ModelStatistics& more) {
         &ModelStatistics::bound_in_place}) {
     into.*field += more.*field;
   }
+  for (std::size_t i = 0; i < kEagerReasons; ++i) into.eager_batches[i] += more.eager_batches[i];
   into.device_time += more.device_time;
   for (std::size_t i = 0; i < kPhases; ++i) into.phases[i].merge(more.phases[i]);
   into.batch_items.merge(more.batch_items);

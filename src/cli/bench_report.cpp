@@ -153,6 +153,7 @@ std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool
       format_fixed(cpu_us_per_request(cell), 1) + " us a request, " +
           format_fixed(measurement.seconds > 0 ? measurement.cpu_s / measurement.seconds : 0, 2) +
           " of " + std::to_string(machine.cores) + " cores");
+  if (const std::string eager = eager_text(cell); !eager.empty()) row("graphs", eager);
   row("memory", format_bytes(measurement.resident_bytes));
   row("machine", "wake-up " + format_time(micros(machine.wake_us)) + " (p50), idle timer late by " +
                      format_time(micros(machine.timer_lag_us)) + " (p99)");
@@ -215,12 +216,54 @@ MachineFigures measure_machine(Duration time) {
 
 namespace {
 
+// The first of the devices' reasons, which are mostly the same.
+std::string not_graphs_text(const BenchCell& cell) {
+  for (const ModelInfo::Placement& placement : cell.info.placements) {
+    if (!placement.not_graphs.empty()) return printable(placement.not_graphs);
+  }
+  return {};
+}
+
+Json graphs_json(const BenchCell& cell) {
+  Json eager = Json::object();
+  for (std::size_t i = 0; i < kEagerReasons; ++i) {
+    eager[std::string(to_string(static_cast<EagerReason>(i)))] =
+        cell.measurement.statistics.eager_batches[i];
+  }
+  return {{"asked_for", cell.graphs_asked},
+          {"eager_batches", eager},
+          {"eager_share", rounded(cell.eager_share(), 5)},
+          {"why_not", not_graphs_text(cell)}};
+}
+
 const char* place_text(Place place) {
   constexpr const char* kNames[] = {"automatic", "pageable", "pinned", "device"};
   return kNames[static_cast<std::size_t>(place)];
 }
 
 }  // namespace
+
+double BenchCell::eager_share() const {
+  const ModelStatistics& statistics = measurement.statistics;
+  if (statistics.batches == 0) return 0;
+  return static_cast<double>(statistics.eager()) / static_cast<double>(statistics.batches);
+}
+
+std::string eager_text(const BenchCell& cell) {
+  const ModelStatistics& statistics = cell.measurement.statistics;
+  if (statistics.eager() == 0) return {};
+  std::string reasons;
+  for (std::size_t i = 0; i < kEagerReasons; ++i) {
+    if (statistics.eager_batches[i] == 0) continue;
+    if (!reasons.empty()) reasons += ", ";
+    reasons += format_count(statistics.eager_batches[i]) + " " +
+               std::string(to_string(static_cast<EagerReason>(i)));
+  }
+  const std::string why = not_graphs_text(cell);
+  return format_count(statistics.eager()) + " of " + format_count(statistics.batches) +
+         " batches ran without one (" + format_fixed(100 * cell.eager_share(), 1) +
+         "%): " + reasons + (why.empty() ? "" : " (" + why + ")");
+}
 
 Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
   const Measurement& measurement = cell.measurement;
@@ -255,6 +298,8 @@ Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
       {"requests", measurement.tally.requests},
       {"checked", measurement.tally.checked},
       {"batches", measurement.statistics.batches},
+      {"prepared_batches", measurement.statistics.prepared_batches},
+      {"graphs", graphs_json(cell)},
       {"batch_items_mean", rounded(measurement.statistics.batch_items.mean(), 2)},
       {"comparison", Json::array()},
       {"wake_us", rounded(machine.wake_us, 3)},

@@ -25,7 +25,8 @@ Json tensors_json(const std::vector<TensorInfo>& tensors) {
     out.push_back({{"name", tensor.name},
                    {"type", to_string(tensor.type)},
                    {"shape", shape},
-                   {"batch_axis", tensor.batch_axis}});
+                   {"batch_axis", tensor.batch_axis},
+                   {"on_host", tensor.on_host}});
   }
   return out;
 }
@@ -39,11 +40,16 @@ Json placement_json(const ModelInfo::Placement& placement) {
           {"lanes_share_weights", placement.lanes_share_weights},
           {"weights_bytes", placement.weights_bytes},
           {"lane_bytes", placement.lane_bytes},
+          {"context_bytes", placement.context_bytes},
+          {"activation_bytes", placement.activation_bytes},
+          {"graph_bytes", placement.graph_bytes},
           {"slot_bytes", placement.slot_bytes},
-          {"total_bytes", weights * placement.weights_bytes +
+          {"shared_bytes", placement.shared_bytes},
+          {"total_bytes", weights * placement.weights_bytes + placement.shared_bytes +
                               lanes * (placement.lane_bytes + placement.slot_bytes)},
           {"prepared_shapes", placement.prepared_shapes},
-          {"enqueue_blocks", placement.enqueue_blocks}};
+          {"enqueue_blocks", placement.enqueue_blocks},
+          {"not_graphs", placement.not_graphs}};
 }
 
 Json preprocess_json(const PreprocessPlan& plan) {
@@ -92,9 +98,31 @@ std::string shape_text(const TensorInfo& tensor) {
 std::string tensors_text(std::string_view title, const std::vector<TensorInfo>& tensors) {
   Table table({std::string(title), "type", "shape"});
   for (const TensorInfo& tensor : tensors) {
-    table.add({printable(tensor.name), std::string(to_string(tensor.type)), shape_text(tensor)});
+    table.add({printable(tensor.name), std::string(to_string(tensor.type)),
+               shape_text(tensor) + (tensor.on_host ? "  in host memory: a shape" : "")});
   }
   return table.text();
+}
+
+// What the memory of a lane is made of, and why it has no graphs.
+std::string lane_text(const ModelInfo::Placement& placement) {
+  std::string out;
+  if (placement.activation_bytes + placement.graph_bytes + placement.shared_bytes > 0) {
+    out = "  A lane on " + to_string(placement.device) + ": contexts " +
+          format_bytes(placement.context_bytes) + ", activations " +
+          format_bytes(placement.activation_bytes) + ", slots " +
+          format_bytes(placement.slot_bytes) + ", graphs " + format_bytes(placement.graph_bytes) +
+          ".\n";
+  }
+  if (placement.shared_bytes > 0) {
+    out += "  All its lanes use " + format_bytes(placement.shared_bytes) +
+           " of activations in turn.\n";
+  }
+  if (!placement.not_graphs.empty()) {
+    out += "  No CUDA graphs on " + to_string(placement.device) + ": " +
+           printable(placement.not_graphs) + ".\n";
+  }
+  return out;
 }
 
 std::string placements_text(const ModelInfo& info) {
@@ -111,7 +139,9 @@ std::string placements_text(const ModelInfo& info) {
          std::to_string(placement.prepared_shapes),
          placement.enqueue_blocks ? "blocks" : "asynchronous"});
   }
-  return table.text();
+  std::string out = table.text();
+  for (const ModelInfo::Placement& placement : info.placements) out += lane_text(placement);
+  return out;
 }
 
 // "images: resized to 8x8 (bilinear), gray, NCHW, pixels * 0.0627451".

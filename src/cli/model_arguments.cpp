@@ -25,6 +25,14 @@ void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
                   "A setting of the backend, as name=value; may come several times")
       ->type_name("NAME=VALUE")
       ->take_all();
+  verb.add_option("--plugin", arguments.plugins,
+                  "A shared library of plug-ins that the model uses; may come several times")
+      ->type_name("FILE")
+      ->take_all();
+  verb.add_flag(
+      "--share-activations", arguments.share_activations,
+      "The lanes of a GPU use one block of scratch memory in turn: less memory, no overlap "
+      "of runs");
 }
 
 void add_lane_arguments(CLI::App& verb, ModelArguments& arguments) {
@@ -56,6 +64,8 @@ void apply(const ModelArguments& arguments, ModelConfig& config) {
     }
     config.options[option.substr(0, equals)] = option.substr(equals + 1);
   }
+  config.plugins.insert(config.plugins.end(), arguments.plugins.begin(), arguments.plugins.end());
+  if (arguments.share_activations) config.options["share_activations"] = "on";
 }
 
 namespace {

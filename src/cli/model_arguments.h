@@ -23,9 +23,11 @@ struct ModelArguments {
   int slots = 0;
   std::int64_t batch = 0;
   std::vector<std::string> options;  // "name=value"
+  std::vector<std::string> plugins;
+  bool share_activations = false;
 };
 
-/// Adds MODEL, --devices, --backend and --option to a verb.
+/// Adds MODEL, --devices, --backend, --option, --plugin and --share-activations to a verb.
 void add_model_arguments(CLI::App& verb, ModelArguments& arguments);
 /// Adds --lanes, --slots and --batch with one value each.
 void add_lane_arguments(CLI::App& verb, ModelArguments& arguments);
@@ -49,7 +51,8 @@ struct OpenModel {
 [[nodiscard]] Result<OpenModel> open_model(ModelFile file, const ModelArguments& arguments,
                                            EngineOptions options = {});
 
-/// The arguments applied to a configuration: backend, lanes, slots, batch and options.
+/// The arguments applied to a configuration: backend, lanes, slots, batch, options and plug-ins,
+/// which come on top of those that the configuration names.
 void apply(const ModelArguments& arguments, ModelConfig& config);
 
 }  // namespace millrace::cli

@@ -265,6 +265,7 @@ ModelStatistics difference(const ModelStatistics& later, const ModelStatistics& 
         &ModelStatistics::bound_in_place}) {
     out.*field -= earlier.*field;
   }
+  for (std::size_t i = 0; i < kEagerReasons; ++i) out.eager_batches[i] -= earlier.eager_batches[i];
   out.device_time -= earlier.device_time;
   for (std::size_t i = 0; i < kPhases; ++i) out.phases[i].subtract(earlier.phases[i]);
   out.batch_items.subtract(earlier.batch_items);

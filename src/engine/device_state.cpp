@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "device/annotate.h"
 
 namespace millrace {
 namespace {
@@ -74,6 +75,7 @@ DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executo
                         options.cpu_threads >= 4),
       loader_("mr-loader-" + std::to_string(device->id().index)),
       delivery_(executor) {
+  start_annotations();
   if (inline_) {
     waker_.redirect([](void* self) noexcept { static_cast<DeviceState*>(self)->drive(); }, this);
   }
@@ -234,6 +236,7 @@ bool DeviceState::complete_finished() {
 }
 
 void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
+  const Annotation completing(plan.model->config().name, ": complete batch ", slot.number);
   now_ = Clock::now();
   lane.in_flight.pop_front();
   lane.last_progress = now_;
@@ -293,6 +296,9 @@ void DeviceState::account(PlanState& plan, LaneState& lane, BatchSlot& slot, Tim
   figures.batches.fetch_add(1, std::memory_order_relaxed);
   if (slot.key != kEager) figures.prepared.fetch_add(1, std::memory_order_relaxed);
   if (slot.bound_in_place) figures.in_place.fetch_add(1, std::memory_order_relaxed);
+  if (slot.eager) {
+    figures.eager[static_cast<std::size_t>(*slot.eager)].fetch_add(1, std::memory_order_relaxed);
+  }
   figures.batch_items.record_alone(static_cast<std::uint64_t>(slot.items));
 }
 

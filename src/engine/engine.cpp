@@ -102,6 +102,7 @@ ModelSpec spec_of(const ModelConfig& config, int cpu_threads) {
   spec.path = config.path;
   spec.content = config.content;
   spec.options = config.options;
+  spec.plugins = config.plugins;
   spec.max_items = config.batching.max_items;
   spec.lanes = config.lanes;
   spec.cpu_threads = cpu_threads;

@@ -135,6 +135,16 @@ Result<void> ModelState::validate_inputs(Request& request, RequestState& state) 
         return bad_input(config_.name, info, view);
       }
     }
+    if (info.on_host) {
+      if (!view.device.is_host_memory() && (staging_ || view.device.kind == DeviceKind::cuda)) {
+        return Error{
+            ErrorCode::invalid_argument,
+            concat("model \"", config_.name, "\", input \"", input.name, "\" lies on ", view.device,
+                   ": expected host memory, since the host reads its values")};
+      }
+      if (view.ready) MILLRACE_TRY(view.ready.synchronize());
+      view.ready = {};
+    }
     MILLRACE_TRY(check_memory(view, input.lease, input.name));
     if (!view.contiguous() && own_memory_of(view.device)) {
       if (Result<std::size_t> pieces = count_pieces(view); !pieces) {
@@ -541,6 +551,9 @@ ModelStatistics ModelState::statistics() const {
     statistics.batch_items.merge(figures.batch_items.snapshot());
     statistics.batches += read(figures.batches);
     statistics.prepared_batches += read(figures.prepared);
+    for (std::size_t i = 0; i < kEagerReasons; ++i) {
+      statistics.eager_batches[i] += read(figures.eager[i]);
+    }
     statistics.bound_in_place += read(figures.in_place);
     statistics.running_batches += read(figures.running);
     statistics.device_time += Duration(read(figures.device_time));

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/annotate.h"
 #include "engine/device_state.h"
 #include "tensor/layout.h"
 
@@ -142,6 +143,7 @@ PlanState::PlanState(DeviceState& device, const ModelConfig& config)
 PlanState::~PlanState() = default;
 
 Result<void> PlanState::load(const ModelSpec& spec) {
+  const Annotation loading("load ", name_);
   Result<void> loaded = try_load(spec);
   if (loaded || loaded.error().code != ErrorCode::out_of_memory) return loaded;
   // Blocks that wait to be used again count as free memory.
@@ -224,6 +226,7 @@ Result<void> PlanState::check_batch_bytes() const {
 std::size_t PlanState::slot_bytes() const {
   std::size_t total = 0;
   for (const TensorInfo& input : plan_info().inputs) {
+    if (input.on_host) continue;
     total += aligned(item_bytes(input).value_or(0) * static_cast<std::size_t>(max_items()));
   }
   for (const TensorInfo& output : plan_info().outputs) {
@@ -238,10 +241,10 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
   const std::size_t per_lane = saturated_sum(
       saturated_sum(footprint.lane_bytes, slot_bytes() * slots),
       saturated_product(footprint.prepared_bytes, sizes_to_prepare(batching_).size() * slots));
-  MILLRACE_ASSIGN(
-      reservation_,
-      device_.ledger().reserve(concat("model \"", name_, "\""),
-                               saturated_product(per_lane, static_cast<std::size_t>(lane_count))));
+  const std::size_t all_lanes = saturated_product(per_lane, static_cast<std::size_t>(lane_count));
+  MILLRACE_ASSIGN(reservation_,
+                  device_.ledger().reserve(concat("model \"", name_, "\""),
+                                           saturated_sum(all_lanes, footprint.shared_bytes)));
   for (int i = 0; i < lane_count; ++i) {
     auto state = std::make_unique<LaneState>();
     state->plan = this;
@@ -263,7 +266,30 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
     if (state->traits.wants_prepare) MILLRACE_TRY(prepare(*state));
     lanes.push_back(std::move(state));
   }
-  return {};
+  return reserve_measured();
+}
+
+/// Of what runs on the caller's inputs write to, for each lane.
+std::size_t PlanState::scratch_bytes() const {
+  std::size_t total = 0;
+  for (const Buffer& block : lanes.front()->scratch_outputs) total += aligned(block.bytes());
+  return total;
+}
+
+/// Of its contexts, activations and graphs.
+std::size_t PlanState::lane_bytes(const LaneState& lane) const {
+  const std::size_t measured = lane.lane->memory().total();
+  return measured > 0 ? measured : plan_->footprint().lane_bytes;
+}
+
+/// What lanes take in all is known once they are made.
+Result<void> PlanState::reserve_measured() {
+  const std::size_t blocks =
+      slot_bytes() * static_cast<std::size_t>(config_.slots) + scratch_bytes();
+  std::size_t total = plan_->footprint().shared_bytes;
+  for (const auto& lane : lanes) total = saturated_sum(total, lane_bytes(*lane) + blocks);
+  if (total <= reservation_.bytes()) return {};
+  return reservation_.grow(total - reservation_.bytes());
 }
 
 Result<void> PlanState::make_slot(LaneState& lane, int index) {
@@ -290,7 +316,10 @@ Result<void> PlanState::make_slot(LaneState& lane, int index) {
   slot->inputs.resize(inputs.size());
   slot->input_leases.resize(inputs.size());
   for (const TensorInfo& input : inputs) {
-    MILLRACE_ASSIGN(Buffer block, new_block(input));
+    Buffer block;
+    if (!input.on_host) {
+      MILLRACE_ASSIGN(block, new_block(input));
+    }
     slot->input_blocks.push_back(std::move(block));
   }
   slot->outputs.resize(outputs.size());
@@ -341,12 +370,16 @@ Result<void> PlanState::prepare(LaneState& lane) {
     lane.scratch_outputs.push_back(std::move(block));
   }
   const std::vector<std::int64_t> sizes = sizes_to_prepare(batching_);
+  const std::size_t before = lane.lane->memory().total();
   for (auto& slot : lane.slots) MILLRACE_TRY(prepare_slot(lane, *slot, sizes));
+  const std::size_t taken = lane.lane->memory().total() - before;
+  prepared_bytes_ =
+      std::max(plan_->footprint().prepared_bytes, taken / (sizes.size() * lane.slots.size()));
   BatchSlot& slot = *lane.slots.front();
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     RunCost cost{sizes[i]};
     MILLRACE_ASSIGN(cost.prepared, time_run(lane, slot, slot.prepared[i], sizes[i]));
-    if (!lane.traits.only_prepared) {
+    if (!lane.traits.only_prepared && !lane.traits.avoids_eager) {
       MILLRACE_ASSIGN(cost.eager, time_run(lane, slot, kEager, sizes[i]));
     }
     lane.run_costs.push_back(cost);
@@ -385,6 +418,8 @@ Result<void> PlanState::prepare_slot(LaneState& lane, BatchSlot& slot,
     }
   }
   for (const std::int64_t items : sizes) {
+    const Annotation preparing("prepare ", name_, ", ", items, " items, lane ", lane.index,
+                               ", slot ", slot.index);
     fixed_io(slot, items);
     MILLRACE_ASSIGN(const ShapeKey key, lane.lane->prepare(slot.io));
     MILLRACE_TRY(lane.lane->stream().synchronize());
@@ -415,6 +450,8 @@ Result<Duration> PlanState::time_run(LaneState& lane, BatchSlot& slot, ShapeKey 
 // staging
 
 void PlanState::stage(BatchSlot& slot) {
+  const Annotation batch(name_, ": batch ", slot.number, ", ", slot.items, " items, lane ",
+                         slot.lane->index, ", slot ", slot.index);
   slot.status.reset();
   const StreamRef stream = slot.lane->lane->stream();
   if (Result<void> staged = try_stage(slot); !staged) slot.status.fail(std::move(staged).error());
@@ -434,13 +471,20 @@ Result<void> PlanState::try_stage(BatchSlot& slot) {
   choose_run(slot);
   slot.bound_in_place = true;
   if (slot.sampled) MILLRACE_TRY(stream.record(slot.started));
-  for (std::size_t i = 0; i < slot.inputs.size(); ++i) MILLRACE_TRY(stage_input(slot, i, stream));
-  MILLRACE_TRY(place_outputs(slot));
+  {
+    const Annotation phase("copy_in");
+    for (std::size_t i = 0; i < slot.inputs.size(); ++i) MILLRACE_TRY(stage_input(slot, i, stream));
+    MILLRACE_TRY(place_outputs(slot));
+  }
   if (slot.sampled) MILLRACE_TRY(stream.record(slot.copied_in));
   const EventRef done = device_.waits_for_events() ? slot.done.ref() : EventRef();
   slot.io = BatchIo{slot.inputs, slot.outputs, {}, done, &slot.status, slot.index};
-  MILLRACE_TRY(slot.lane->lane->enqueue(slot.key, slot.io));
+  {
+    const Annotation phase("compute");
+    MILLRACE_TRY(slot.lane->lane->enqueue(slot.key, slot.io));
+  }
   if (slot.sampled) MILLRACE_TRY(stream.record(slot.computed));
+  const Annotation phase("copy_out");
   return scatter(slot, stream);
 }
 
@@ -551,7 +595,10 @@ void PlanState::prepare_in_place(LaneState& lane, const AddressKey& key) {
   });
 }
 
-Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) const {
+/// On the loader. What the run takes is reserved before it is made.
+Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) {
+  const Annotation preparing("prepare ", name_, ", ", key.items, " items in place, lane ",
+                             lane.index);
   const PlanInfo& info = plan_info();
   const DeviceId device = device_.device()->id();
   std::vector<TensorView> inputs;
@@ -567,11 +614,48 @@ Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) 
     outputs[i].view = block_view(info.outputs[i], data, key.items, device);
   }
   BatchStatus status;
-  return lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
+  MILLRACE_TRY(reservation_.grow(prepared_bytes_));
+  Result<ShapeKey> prepared = lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
+  if (!prepared) reservation_.shrink(prepared_bytes_);
+  return prepared;
+}
+
+std::optional<EagerReason> PlanState::why_eager(const BatchSlot& slot) {
+  const LaneState& lane = *slot.lane;
+  if (!lane.traits.wants_graphs) return std::nullopt;
+  if (slot.key != kEager) {
+    if (lane.lane->not_captured(slot.key).empty()) return std::nullopt;
+    return EagerReason::not_captured;
+  }
+  if (!lane.run_costs.empty()) return EagerReason::cheaper;
+  return lane.traits.enqueue_blocks ? EagerReason::blocking : EagerReason::unknown_shapes;
+}
+
+/// For people; empty where graphs run, or were not asked for.
+std::string PlanState::why_no_graphs() const {
+  for (const auto& lane : lanes) {
+    if (!lane->traits.wants_graphs) return {};
+    if (lane->run_costs.empty()) {
+      return lane->traits.enqueue_blocks ? "the size of an output is known only after computing"
+                                         : "shapes are known only with a request";
+    }
+    for (const auto& slot : lane->slots) {
+      for (const ShapeKey key : slot->prepared) {
+        if (const std::string_view why = lane->lane->not_captured(key); !why.empty()) {
+          return std::string(why);
+        }
+      }
+    }
+  }
+  return {};
 }
 
 void PlanState::choose_run(BatchSlot& slot) {
-  if (choose_in_place(slot)) return;
+  if (!choose_in_place(slot)) choose_prepared(slot);
+  slot.eager = why_eager(slot);
+}
+
+void PlanState::choose_prepared(BatchSlot& slot) {
   slot.key = kEager;
   slot.run_items = slot.items;
   const std::vector<RunCost>& costs = slot.lane->run_costs;
@@ -601,6 +685,10 @@ bool PlanState::binds_in_place(const BatchSlot& slot, const TensorView& view) co
 
 Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRef stream) {
   const TensorView& first = slot.requests.front()->request.inputs[input].view;
+  if (plan_info().inputs[input].on_host) {  // of one request, and ready: see `submit`
+    slot.inputs[input] = first;
+    return {};
+  }
   if (binds_in_place(slot, first)) {
     slot.inputs[input] = first;
     return {};
@@ -1001,8 +1089,19 @@ ModelInfo::Placement PlanState::placement() const {
   placement.slots = config_.slots;
   placement.lanes_share_weights = plan_info().lanes_share_weights;
   placement.weights_bytes = footprint.weights_bytes;
-  placement.lane_bytes = footprint.lane_bytes;
-  placement.slot_bytes = slot_bytes() * static_cast<std::size_t>(config_.slots);
+  LaneMemory memory;
+  for (const auto& lane : lanes) {
+    const LaneMemory held = lane->lane->memory();
+    if (held.total() > memory.total()) memory = held;
+  }
+  if (memory.total() == 0) memory.context_bytes = footprint.lane_bytes;
+  placement.lane_bytes = memory.total();
+  placement.context_bytes = memory.context_bytes;
+  placement.activation_bytes = memory.activation_bytes;
+  placement.graph_bytes = memory.graph_bytes;
+  placement.shared_bytes = footprint.shared_bytes;
+  placement.slot_bytes = slot_bytes() * static_cast<std::size_t>(config_.slots) + scratch_bytes();
+  placement.not_graphs = why_no_graphs();
   placement.prepared_shapes = static_cast<int>(lanes.front()->run_costs.size());
   placement.enqueue_blocks = lanes.front()->traits.enqueue_blocks;
   return placement;

@@ -66,7 +66,8 @@ class BatchSlot {
   std::int64_t run_items = 0;  // padded
   ShapeKey key = kEager;
   bool bound_in_place = false;
-  bool in_place_run = false;  // `key` was prepared for the caller's addresses
+  bool in_place_run = false;         // `key` was prepared for the caller's addresses
+  std::optional<EagerReason> eager;  // it was to be a graph and is none
   TimePoint staged;
   std::vector<TensorView> inputs;
   std::vector<OutputSlot> outputs;
@@ -159,6 +160,7 @@ struct PlanFigures {
   std::array<LiveHistogram, kPhases> phases;
   LiveHistogram batch_items;
   std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
+  std::array<std::atomic<std::uint64_t>, kEagerReasons> eager{};
   std::atomic<Duration::rep> device_time{0};
 };
 
@@ -215,6 +217,9 @@ class PlanState {
   Result<void> settle_batching();
   Result<void> check_batch_bytes() const;
   Result<void> make_lanes(int lanes, int slots);
+  [[nodiscard]] std::size_t scratch_bytes() const;
+  [[nodiscard]] std::size_t lane_bytes(const LaneState& lane) const;
+  Result<void> reserve_measured();
   Result<void> make_slot(LaneState& lane, int index);
   Result<void> prepare(LaneState& lane);
   Result<void> prepare_slot(LaneState& lane, BatchSlot& slot, std::span<const std::int64_t> sizes);
@@ -226,9 +231,12 @@ class PlanState {
       std::span<RequestState* const> requests) const;
   bool choose_in_place(BatchSlot& slot);
   void prepare_in_place(LaneState& lane, const AddressKey& key);
-  Result<ShapeKey> prepare_for(LaneState& lane, const AddressKey& key) const;
+  Result<ShapeKey> prepare_for(LaneState& lane, const AddressKey& key);
   Result<void> try_stage(BatchSlot& slot);
   void choose_run(BatchSlot& slot);
+  void choose_prepared(BatchSlot& slot);
+  [[nodiscard]] static std::optional<EagerReason> why_eager(const BatchSlot& slot);
+  [[nodiscard]] std::string why_no_graphs() const;
   Result<void> stage_input(BatchSlot& slot, std::size_t input, StreamRef stream);
   Result<void> await_input(const RequestState& request, std::size_t input, StreamRef stream) const;
   [[nodiscard]] bool reached_by_device(DeviceId other) const;
@@ -258,7 +266,8 @@ class PlanState {
   BatchPolicy batching_;
   std::string backend_name_;
   std::string backend_reason_;
-  Reservation reservation_;  // lanes and slots; the weights' is the plan's
+  Reservation reservation_;         // lanes and slots; the weights' is the plan's. The loader's
+  std::size_t prepared_bytes_ = 0;  // of one prepared run, as measured. The loader's
   bool runs_in_place_ = false;
   std::size_t in_place_count_ = 0;                                     // the driver's
   std::unordered_map<AddressKey, InPlaceRuns, AddressHash> in_place_;  // the driver's

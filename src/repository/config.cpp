@@ -20,10 +20,10 @@ constexpr std::string_view kReference = "reference:";
 constexpr std::size_t kMostBytes = std::size_t{1} << 20;
 constexpr std::int64_t kMostInt = std::numeric_limits<int>::max();
 
-constexpr std::array<std::string_view, 16> kModelFields = {
-    "model",    "name",       "backend",  "devices", "lanes",        "slots",
-    "batching", "limits",     "priority", "weight",  "hang_timeout", "options",
-    "labels",   "preprocess", "models",   "ensemble"};
+constexpr std::array<std::string_view, 17> kModelFields = {
+    "model",    "name",       "backend",  "devices",  "lanes",        "slots",
+    "batching", "limits",     "priority", "weight",   "hang_timeout", "options",
+    "labels",   "preprocess", "models",   "ensemble", "plugins"};
 constexpr std::array<std::string_view, 4> kBatchingFields = {"max_items", "preferred_items",
                                                              "max_delay", "preserve_order"};
 constexpr std::array<std::string_view, 3> kLimitFields = {"max_requests", "max_bytes",
@@ -176,6 +176,7 @@ Result<void> read_parts(Fields& fields, const std::string& path, ModelFile& out)
   out.config.path = joined(path, out.config.path);
   out.labels = joined(path, out.labels);
   for (std::string& model : out.models) model = joined(path, model);
+  for (std::string& plugin : out.config.plugins) plugin = joined(path, plugin);
   return {};
 }
 
@@ -211,6 +212,7 @@ Result<ModelFile> parse_model_config(std::string_view text, const std::string& p
   fields.number("weight", config.weight, 1e-6, 1e6);
   read_duration(fields, "hang_timeout", config.hang_timeout);
   fields.text_map("options", config.options);
+  fields.texts("plugins", config.plugins);
   fields.text("labels", file.labels);
   fields.texts("models", file.models);
   MILLRACE_TRY(fields.finish());

@@ -5,7 +5,8 @@
 //     "batching": {"max_items": 32, "preferred_items": [8, 16], "max_delay": "2ms",
 //     "preserve_order": false}, "limits": {"max_requests": 65536, "max_bytes": "1GiB",
 //     "default_timeout": "500ms"}, "priority": 0, "weight": 1.0, "hang_timeout": "60s", "options":
-//     {"name": "value"}, "labels": "labels.txt",            names of classes, one a line
+//     {"name": "value"}, "plugins": ["libmish.so"],  files
+//     "labels": "labels.txt",            names of classes, one a line
 //     "preprocess": {"images": {...}},   per input: see io/preprocess.h
 //     "models": ["../detector"],         ensembles: what is to be loaded before
 //     "ensemble": {"steps": [{"model": "detector", "inputs": {"x": "image"}, "outputs": {"y":

@@ -298,6 +298,7 @@ std::vector<TensorInfo> inputs_of(const Options& options) {
         options.kind == Kind::add ? std::string(i == 0 ? "a" : "b") : numbered(options, "input", i);
     infos.push_back(tensor_info(options, std::move(name), options.type_of(i), options.shape));
   }
+  infos.back().on_host = options.host_input;
   return infos;
 }
 

@@ -86,7 +86,18 @@ LaneTraits ReferenceLane::traits() const {
   traits.fixed_addresses = options.fixed_addresses;
   traits.only_prepared = options.only_prepared;
   traits.prepares_any_address = true;
+  traits.wants_graphs = options.graphs;
+  traits.avoids_eager = options.avoids_eager;
   return traits;
+}
+
+std::string_view ReferenceLane::not_captured(ShapeKey) const {
+  return model_->options.not_captured ? "not captured, as asked" : "";
+}
+
+LaneMemory ReferenceLane::memory() const {
+  const std::size_t prepared = prepared_count_.load(std::memory_order_acquire);
+  return {memory_.bytes(), 0, prepared * model_->options.prepared_bytes};
 }
 
 Result<ShapeKey> ReferenceLane::prepare(const BatchIo& io) {
@@ -140,8 +151,11 @@ Result<ReferenceLane::Prepared*> ReferenceLane::find(ShapeKey key, const BatchIo
 Result<void> ReferenceLane::check_reach(const BatchIo& io) const {
   if (!model_->device->separate_memory()) return {};
   const HostMemory& memory = as_host(model_->device)->host_memory();
-  const auto check = [&](const TensorView& view, const char* what) -> Result<void> {
-    if (view.type == DataType::bytes || view.data == nullptr) return {};
+  const auto check = [&](const TensorView& view, const char* what, bool on_host) -> Result<void> {
+    if (on_host && memory.holds(view.data, 1, MemoryKind::device)) {
+      return model_->error(ErrorCode::internal, concat(what, " lies in the device's memory"));
+    }
+    if (on_host || view.type == DataType::bytes || view.data == nullptr) return {};
     MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
     if (!memory.holds(view.data, bytes, MemoryKind::device)) {
       return model_->error(ErrorCode::internal, concat(what, " lies outside the device's memory"));
@@ -149,8 +163,13 @@ Result<void> ReferenceLane::check_reach(const BatchIo& io) const {
     if (reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.type) == 0) return {};
     return model_->error(ErrorCode::internal, concat(what, " is not aligned"));
   };
-  for (const TensorView& input : io.inputs) MILLRACE_TRY(check(input, "an input"));
-  for (const OutputSlot& output : io.outputs) MILLRACE_TRY(check(output.view, "an output"));
+  const bool last_on_host = model_->options.host_input;
+  for (const TensorView& input : io.inputs) {
+    MILLRACE_TRY(check(input, "an input", last_on_host && &input == &io.inputs.back()));
+  }
+  for (const OutputSlot& output : io.outputs) {
+    MILLRACE_TRY(check(output.view, "an output", false));
+  }
   return {};
 }
 

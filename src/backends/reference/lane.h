@@ -46,6 +46,8 @@ class ReferenceLane final : public Lane {
   Result<void> enqueue(ShapeKey key, const BatchIo& io) override;
   Result<void> terminate() override;
   void abandon() noexcept override;
+  std::string_view not_captured(ShapeKey key) const override;
+  LaneMemory memory() const override;
 
  private:
   [[nodiscard]] Result<void> check_reach(const BatchIo& io) const;

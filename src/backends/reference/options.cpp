@@ -180,6 +180,10 @@ constexpr Option kOptions[] = {
      MILLRACE_OPTION(fixed_addresses, parse_switch("fixed_addresses", text))},
     {"only_prepared", kAll, MILLRACE_OPTION(only_prepared, parse_switch("only_prepared", text))},
     {"terminable", kAll, MILLRACE_OPTION(terminable, parse_switch("terminable", text))},
+    {"graphs", kAll, MILLRACE_OPTION(graphs, parse_switch("graphs", text))},
+    {"not_captured", kAll, MILLRACE_OPTION(not_captured, parse_switch("not_captured", text))},
+    {"avoids_eager", kAll, MILLRACE_OPTION(avoids_eager, parse_switch("avoids_eager", text))},
+    {"host_input", kCopying, MILLRACE_OPTION(host_input, parse_switch("host_input", text))},
     {"lanes", kAll, MILLRACE_OPTION(lanes, parse_count<int>("lanes", text, 1, 1024))},
     {"share_weights", kAll, MILLRACE_OPTION(share_weights, parse_switch("share_weights", text))},
     {"weights_bytes", kAll, MILLRACE_OPTION(weights_bytes, parse_size("weights_bytes", text))},
@@ -254,6 +258,9 @@ Result<void> check(const Options& options) {
   if (options.fixed_addresses &&
       (options.output_sized_late || options.kind == Kind::nonzero || is_dynamic(options.shape))) {
     return refuse("fixed_addresses needs outputs whose size is known before the run");
+  }
+  if (options.host_input && options.batched) {
+    return refuse("host_input needs batched=0: an input whose values are a shape is not shared");
   }
   if (!options.batched && options.max_items > 1) {
     return refuse("max_items=", options.max_items, " does not go with batched=0");

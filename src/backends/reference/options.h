@@ -55,6 +55,10 @@ struct Options {
   bool fixed_addresses = false;
   bool only_prepared = false;
   bool terminable = false;
+  bool graphs = false;
+  bool not_captured = false;
+  bool avoids_eager = false;
+  bool host_input = false;
 
   // What it costs to have.
   int lanes = 1;

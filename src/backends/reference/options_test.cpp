@@ -29,7 +29,8 @@ TEST(ReferenceOptions, ReadsEachOption) {
       "item_us=2"
       "&mode=compute&first_run_us=3&fail_load=1&fail_lane=2&fail_prepare=true&output_sized_late=1&"
       "blocking=1"
-      "&own_stream=1&wants_prepare=1&only_prepared=1&terminable=1&lanes=5&share_weights=0&weights_"
+      "&own_stream=1&wants_prepare=1&only_prepared=1&terminable=1&graphs=1&not_captured=1&avoids_"
+      "eager=1&lanes=5&share_weights=0&weights_"
       "bytes=1KiB"
       "&lane_bytes=2048&prepared_bytes=1MiB&load_us=7&prepare_us=8");
   ASSERT_TRUE(all.ok()) << all.error().message;
@@ -43,6 +44,7 @@ TEST(ReferenceOptions, ReadsEachOption) {
   EXPECT_EQ(all->mode, BusyMode::compute);
   EXPECT_EQ(all->first_run_time, microseconds(3));
   EXPECT_TRUE(all->fail_load && all->fail_prepare && all->output_sized_late && all->blocking);
+  EXPECT_TRUE(all->graphs && all->not_captured && all->avoids_eager && !all->host_input);
   EXPECT_TRUE(all->own_stream && all->wants_prepare && all->only_prepared && all->terminable);
   EXPECT_EQ(all->fail_lane, 2);
   EXPECT_EQ(all->lanes, 5);

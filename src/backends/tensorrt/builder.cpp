@@ -10,6 +10,7 @@
 #include "backends/tensorrt/convert.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/logger.h"
+#include "backends/tensorrt/plugins.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -92,6 +93,8 @@ class Build {
   Result<void> configure();
   Result<void> add_profiles();
   Result<void> add_profile(std::size_t index);
+  Result<void> add_values(nvinfer1::IOptimizationProfile& profile, const nvinfer1::ITensor& input,
+                          std::size_t index);
   Result<ShapeRange> range_for(const nvinfer1::ITensor& input, std::size_t index) const;
   Result<void> open_timing_cache();
   void save_timing_cache() const;
@@ -178,10 +181,47 @@ Result<ShapeRange> Build::range_for(const nvinfer1::ITensor& input, std::size_t 
   return range;
 }
 
+/// Of an input whose values are a shape: the range is of the values.
+Result<void> Build::add_values(nvinfer1::IOptimizationProfile& profile,
+                               const nvinfer1::ITensor& input, std::size_t index) {
+  const std::string name = input.getName();
+  const Shape shape = shape_of(input.getDimensions());
+  const std::size_t count = shape.rank() == 0 ? 1 : static_cast<std::size_t>(shape[0]);
+  if (shape.rank() > 1 || (shape.rank() == 1 && shape[0] == kDynamic)) {
+    return Error{ErrorCode::unsupported, concat("model \"", name_, "\": the values of input ",
+                                                quote(name), " decide on shapes, and there are ",
+                                                shape, " of them; expected a fixed number")};
+  }
+  if (!options_.shapes.contains(name)) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", name_, "\": the values of input ", quote(name),
+                        " decide on shapes: name the least, best and largest ones (--shape ", name,
+                        "=MIN:BEST:MAX)")};
+  }
+  MILLRACE_ASSIGN(const ShapeRange range, range_for(input, index));
+  using Selector = nvinfer1::OptProfileSelector;
+  for (const auto& [selector, values] : {std::pair{Selector::kMIN, &range.min},
+                                         {Selector::kOPT, &range.opt},
+                                         {Selector::kMAX, &range.max}}) {
+    const std::vector<std::int32_t> numbers(values->begin(), values->end());
+    if (numbers.size() == count && profile.setShapeValues(name.c_str(), selector, numbers.data(),
+                                                          static_cast<std::int32_t>(count))) {
+      continue;
+    }
+    return error(ErrorCode::invalid_argument, concat("input ", quote(name), " has ", count,
+                                                     " values, which cannot be ", *values));
+  }
+  return {};
+}
+
 Result<void> Build::add_profile(std::size_t index) {
   nvinfer1::IOptimizationProfile& profile = *builder_->createOptimizationProfile();
   for (int i = 0; i < network_->getNbInputs(); ++i) {
     const nvinfer1::ITensor& input = *network_->getInput(i);
+    if (input.isShapeTensor()) {
+      MILLRACE_TRY(add_values(profile, input, index));
+      continue;
+    }
     MILLRACE_ASSIGN(const ShapeRange range, range_for(input, index));
     MILLRACE_ASSIGN(const nvinfer1::Dims min, dims_of(range.min));
     MILLRACE_ASSIGN(const nvinfer1::Dims opt, dims_of(range.opt));
@@ -260,11 +300,7 @@ Result<Built> Build::run() {
   MILLRACE_ASSIGN(library_, open_builder_library());
   const TimePoint start = Clock::now();
   MILLRACE_TRY(check_cuda(cudaSetDevice(options_.device.index), "cudaSetDevice"));
-  for (const std::string& plugin : options_.plugins) {
-    if (library_->runtime->plugins->loadLibrary(plugin.c_str())) continue;
-    return error(ErrorCode::invalid_argument,
-                 concat("plug-in library ", quote(plugin), " cannot be loaded"));
-  }
+  MILLRACE_TRY(register_plugins(*library_->runtime, options_.plugins));
   builder_ = library_->new_builder(logger_);
   if (!builder_) {
     return error(ErrorCode::unavailable, "TensorRT's builder does not start on this GPU");

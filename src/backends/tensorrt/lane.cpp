@@ -10,12 +10,18 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/annotate.h"
 #include "device/cuda/cuda_error.h"
 
 namespace millrace::tensorrt {
 namespace {
 
 constexpr std::size_t kMostPrepared = 1024;
+
+/// Other things that go on may have made it shrink.
+std::size_t grown(std::size_t before, std::size_t after) {
+  return after > before ? after - before : 0;
+}
 
 template <class... Things>
 void keep_forever(Things... things) {
@@ -91,17 +97,29 @@ Result<std::unique_ptr<Lane>> TensorrtLane::make(std::shared_ptr<LoadedEngine> e
   MILLRACE_ASSIGN(lane->loader_stream_, shared.device()->new_stream(stream));
   lane->prepared_.reserve(kMostPrepared);
   lane->native_ = static_cast<cudaStream_t>(lane->stream_.ref().native_handle());
-  MILLRACE_ASSIGN(lane->activations_,
-                  shared.device()->allocate(shared.activation_bytes(), MemoryKind::device));
-  for (std::size_t profile = 0; profile < shared.profiles().size(); ++profile) {
-    MILLRACE_ASSIGN(Context context, lane->new_context(static_cast<int>(profile), lane->stream_));
-    lane->eager_.push_back(std::move(context));
+  MILLRACE_ASSIGN(lane->nothing_, shared.device()->allocate(1, MemoryKind::device));
+  MILLRACE_ASSIGN(lane->shared_activations_, shared.shared_activations());
+  if (!lane->shared_activations_) {
+    MILLRACE_ASSIGN(lane->activations_,
+                    shared.device()->allocate(shared.activation_bytes(), MemoryKind::device));
   }
-  lane->eager_shapes_.resize(lane->eager_.size());
+  lane->memory_.activation_bytes = lane->activations_.bytes();
+  MILLRACE_TRY(lane->add_eager_contexts());
   for (const Binding& output : shared.outputs()) {
     lane->late_.push_back(output.data_dependent ? std::make_unique<LateOutput>() : nullptr);
   }
   return std::unique_ptr<Lane>(std::move(lane));
+}
+
+Result<void> TensorrtLane::add_eager_contexts() {
+  const std::size_t before = engine_->taken_bytes();
+  for (std::size_t profile = 0; profile < engine_->profiles().size(); ++profile) {
+    MILLRACE_ASSIGN(Context context, new_context(static_cast<int>(profile), stream_));
+    eager_.push_back(std::move(context));
+  }
+  eager_shapes_.resize(eager_.size());
+  memory_.context_bytes += grown(before, engine_->taken_bytes());
+  return {};
 }
 
 TensorrtLane::~TensorrtLane() {
@@ -113,6 +131,7 @@ void TensorrtLane::abandon() noexcept {
   keep_forever(std::move(prepared_), std::move(callers_), std::move(eager_), std::move(late_),
                engine_);
   (void)activations_.release();
+  (void)nothing_.release();
   stream_.abandon();
   loader_stream_.abandon();
 }
@@ -120,10 +139,23 @@ void TensorrtLane::abandon() noexcept {
 LaneTraits TensorrtLane::traits() const {
   LaneTraits traits;
   traits.enqueue_blocks = engine_->data_dependent();
-  traits.wants_prepare = !traits.enqueue_blocks;
+  traits.wants_prepare = !traits.enqueue_blocks && !engine_->host_inputs();
   traits.fixed_addresses = traits.wants_prepare && engine_->graphs();
   traits.prepares_any_address = true;
+  traits.wants_graphs = engine_->graphs();
+  traits.avoids_eager = engine_->options().graphs == Graphs::on;
   return traits;
+}
+
+std::string_view TensorrtLane::not_captured(ShapeKey key) const {
+  if (!engine_->graphs() || prepared_[static_cast<std::size_t>(key)]->graph) return {};
+  return why_not_captured_;
+}
+
+void TensorrtLane::give_activations(nvinfer1::IExecutionContext& context) const {
+  void* const data = shared_activations_ ? shared_activations_->data() : activations_.data();
+  if (!data) return;
+  context.setDeviceMemoryV2(data, static_cast<std::int64_t>(engine_->activation_bytes()));
 }
 
 Result<TensorrtLane::Context> TensorrtLane::new_context(int profile, StreamRef stream) {
@@ -131,16 +163,39 @@ Result<TensorrtLane::Context> TensorrtLane::new_context(int profile, StreamRef s
   MILLRACE_ASSIGN(Context context,
                   engine_->new_context(profile, static_cast<cudaStream_t>(stream.native_handle())));
   MILLRACE_TRY(stream.synchronize());
-  if (activations_) {
-    context->setDeviceMemoryV2(activations_.data(),
-                               static_cast<std::int64_t>(activations_.bytes()));
-  }
+  give_activations(*context);
   return context;
+}
+
+/// What the host reads, it reads now: the values decide on shapes.
+Result<void> TensorrtLane::set_host_values(nvinfer1::IExecutionContext& context,
+                                           const BatchIo& io) {
+  const auto p = static_cast<std::size_t>(engine_->profile_for(io.inputs));
+  const Profile& profile = engine_->profiles()[p];
+  for (std::size_t i = 0; i < io.inputs.size(); ++i) {
+    const Binding& input = engine_->inputs()[i];
+    if (!input.on_host) continue;
+    const std::vector<std::int64_t> values = values_of(io.inputs[i]);
+    for (std::size_t k = 0; k < values.size() && k < profile.least[i].size(); ++k) {
+      if (values[k] >= profile.least[i][k] && values[k] <= profile.most[i][k]) continue;
+      return Error{ErrorCode::invalid_argument,
+                   concat("input ", quote(input.name), ": expected values from [",
+                          join(profile.least[i], ","), "] to [", join(profile.most[i], ","),
+                          "], which the engine was built for, got [", join(values, ","), "]")};
+    }
+    if (!context.setTensorAddress(input.name.c_str(), io.inputs[i].data)) {
+      return engine_->error(ErrorCode::internal,
+                            concat("input ", quote(input.name), " cannot be bound"));
+    }
+  }
+  if (context.inferShapes(0, nullptr) == 0) return {};
+  return engine_->error(ErrorCode::invalid_argument, "these values do not fit together");
 }
 
 Result<void> TensorrtLane::set_shapes(nvinfer1::IExecutionContext& context, const BatchIo& io) {
   for (std::size_t i = 0; i < io.inputs.size(); ++i) {
     const Binding& input = engine_->inputs()[i];
+    if (input.on_host) continue;
     MILLRACE_ASSIGN(const nvinfer1::Dims dims, dims_of(io.inputs[i].shape));
     if (!context.setInputShape(input.name.c_str(), dims)) {
       return engine_->error(
@@ -148,7 +203,7 @@ Result<void> TensorrtLane::set_shapes(nvinfer1::IExecutionContext& context, cons
           concat("input ", quote(input.name), " cannot have the shape ", io.inputs[i].shape));
     }
   }
-  return {};
+  return engine_->host_inputs() ? set_host_values(context, io) : Result<void>();
 }
 
 Result<void> TensorrtLane::place_output(nvinfer1::IExecutionContext& context, const BatchIo& io,
@@ -163,7 +218,8 @@ Result<void> TensorrtLane::place_output(nvinfer1::IExecutionContext& context, co
       slot.view.shape = shape_of(context.getTensorShape(binding.name.c_str()));
       MILLRACE_ASSIGN(slot.view.data, slot.allocate(slot.view.type, slot.view.shape, 0));
     }
-    if (context.setTensorAddress(binding.name.c_str(), slot.view.data)) return {};
+    void* const data = slot.view.data ? slot.view.data : nothing_.data();
+    if (context.setTensorAddress(binding.name.c_str(), data)) return {};
   }
   return engine_->error(ErrorCode::internal,
                         concat("output ", quote(binding.name), " cannot be bound"));
@@ -172,7 +228,9 @@ Result<void> TensorrtLane::place_output(nvinfer1::IExecutionContext& context, co
 Result<void> TensorrtLane::set_addresses(nvinfer1::IExecutionContext& context, const BatchIo& io) {
   for (std::size_t i = 0; i < io.inputs.size(); ++i) {
     const Binding& input = engine_->inputs()[i];
-    if (!context.setTensorAddress(input.name.c_str(), io.inputs[i].data)) {
+    if (input.on_host) continue;  // set with the shapes
+    void* const data = io.inputs[i].data ? io.inputs[i].data : nothing_.data();
+    if (!context.setTensorAddress(input.name.c_str(), data)) {
       return engine_->error(ErrorCode::internal,
                             concat("input ", quote(input.name), " cannot be bound"));
     }
@@ -211,7 +269,7 @@ Result<void> TensorrtLane::warm_up(nvinfer1::IExecutionContext& context, const B
     MILLRACE_ASSIGN(outputs[i].view.data, buffer_of(outputs[i].view));
   }
   MILLRACE_ASSIGN(const Buffer activations,
-                  engine_->device()->allocate(activations_.bytes(), MemoryKind::device));
+                  engine_->device()->allocate(engine_->activation_bytes(), MemoryKind::device));
   if (activations) {
     context.setDeviceMemoryV2(activations.data(), static_cast<std::int64_t>(activations.bytes()));
   }
@@ -221,13 +279,12 @@ Result<void> TensorrtLane::warm_up(nvinfer1::IExecutionContext& context, const B
   MILLRACE_TRY(set_addresses(context, own));
   MILLRACE_TRY(run(context, static_cast<cudaStream_t>(loader_stream_.ref().native_handle())));
   MILLRACE_TRY(loader_stream_.ref().synchronize());
-  if (activations_) {
-    context.setDeviceMemoryV2(activations_.data(), static_cast<std::int64_t>(activations_.bytes()));
-  }
+  give_activations(context);
   return {};
 }
 
 Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& context) {
+  const Annotation capturing("capture ", engine_->name(), ", lane ", index_);
   auto* const stream = static_cast<cudaStream_t>(loader_stream_.ref().native_handle());
   MILLRACE_TRY(check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                           "cudaStreamBeginCapture"));
@@ -245,16 +302,18 @@ Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& c
   return instantiated;
 }
 
-/// Made for these shapes, and warm.
-Result<TensorrtLane::Context> TensorrtLane::prepared_context(const BatchIo& io) {
+/// A context that has run once with these shapes, so that a run of it can be captured.
+Result<TensorrtLane::Context> TensorrtLane::prepare_context(const BatchIo& io) {
   const int profile = engine_->profile_for(io.inputs);
   if (profile < 0) {
     return engine_->error(ErrorCode::invalid_argument,
                           concat("no profile of the engine takes the shape ", io.inputs[0].shape));
   }
+  const std::size_t before = engine_->taken_bytes();
   MILLRACE_ASSIGN(Context context, new_context(profile, loader_stream_));
   MILLRACE_TRY(set_shapes(*context, io));
   MILLRACE_TRY(warm_up(*context, io));
+  memory_.context_bytes += grown(before, engine_->taken_bytes());
   return context;
 }
 
@@ -267,7 +326,7 @@ Result<nvinfer1::IExecutionContext*> TensorrtLane::callers_context(const BatchIo
   if (known != callers_.end()) return known->context.get();
   Callers made;
   for (const TensorView& input : io.inputs) made.inputs.push_back(input.shape);
-  MILLRACE_ASSIGN(made.context, prepared_context(io));
+  MILLRACE_ASSIGN(made.context, prepare_context(io));
   return callers_.emplace_back(std::move(made)).context.get();
 }
 
@@ -282,21 +341,25 @@ Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
   if (captures && io.slot == kNoSlot) {
     MILLRACE_ASSIGN(context, callers_context(io));
   } else {
-    MILLRACE_ASSIGN(prepared->context, prepared_context(io));
+    MILLRACE_ASSIGN(prepared->context, prepare_context(io));
     context = prepared->context.get();
   }
   MILLRACE_TRY(set_addresses(*context, io));
   if (captures) {
+    const std::size_t before = engine_->taken_bytes();
     Result<Graph> graph = capture(*context);
     if (graph) {
       prepared->graph = std::move(*graph);
+      memory_.graph_bytes += grown(before, engine_->taken_bytes());
     } else if (io.slot == kNoSlot) {
       return std::move(graph).error();
     } else {
       capture_failed_ = true;
-      log_warning(
-          "model \"", engine_->name(), "\" on ", engine_->device()->id(), ", lane ", index_,
-          ": runs without CUDA graphs, since capturing one failed: ", graph.error().message);
+      why_not_captured_ = concat("capturing failed: ", graph.error().message);
+      log_warning("model \"", engine_->name(), "\" on ", engine_->device()->id(), ", lane ", index_,
+                  ": runs without CUDA graphs, since ", why_not_captured_);
+      // What a capture that broke off has left in the context is not known.
+      MILLRACE_ASSIGN(prepared->context, prepare_context(io));
     }
   }
   prepared_.push_back(std::move(prepared));
@@ -311,7 +374,7 @@ Result<nvinfer1::IExecutionContext*> TensorrtLane::eager_context(const BatchIo& 
   }
   const auto p = static_cast<std::size_t>(profile);
   std::vector<Shape>& last = eager_shapes_[p];
-  bool same = last.size() == io.inputs.size();
+  bool same = last.size() == io.inputs.size() && !engine_->host_inputs();
   for (std::size_t i = 0; same && i < last.size(); ++i) same = last[i] == io.inputs[i].shape;
   if (!same) {
     last.clear();
@@ -330,25 +393,37 @@ Result<void> TensorrtLane::finish_late_outputs(const BatchIo& io) {
   return {};
 }
 
+/// Enqueues what uses the activation memory.
+template <class Enqueue>
+Result<void> TensorrtLane::with_activations(Enqueue&& enqueue) {
+  if (shared_activations_) return shared_activations_->take_turn(stream_, enqueue);
+  return std::forward<Enqueue>(enqueue)();
+}
+
+Result<void> TensorrtLane::run_eagerly(ShapeKey key, const BatchIo& io) {
+  nvinfer1::IExecutionContext* context = nullptr;
+  if (key == kEager) {
+    MILLRACE_ASSIGN(context, eager_context(io));
+  } else {
+    context = prepared_[static_cast<std::size_t>(key)]->context.get();
+  }
+  MILLRACE_TRY(set_addresses(*context, io));
+  MILLRACE_TRY(with_activations([&] { return run(*context, native_); }));
+  return finish_late_outputs(io);
+}
+
 Result<void> TensorrtLane::enqueue(ShapeKey key, const BatchIo& io) {
   MILLRACE_TRY(check_cuda(cudaSetDevice(engine_->device()->id().index), "cudaSetDevice"));
   for (const TensorView& input : io.inputs) {
     if (input.ready) MILLRACE_TRY(stream_.ref().wait(input.ready));
   }
-  const Prepared* prepared =
-      key == kEager ? nullptr : prepared_[static_cast<std::size_t>(key)].get();
-  if (prepared && prepared->graph) {
-    MILLRACE_TRY(check_cuda(cudaGraphLaunch(prepared->graph.get(), native_), "cudaGraphLaunch"));
+  CUgraphExec_st* const graph =
+      key == kEager ? nullptr : prepared_[static_cast<std::size_t>(key)]->graph.get();
+  if (graph) {
+    MILLRACE_TRY(with_activations(
+        [&] { return check_cuda(cudaGraphLaunch(graph, native_), "cudaGraphLaunch"); }));
   } else {
-    nvinfer1::IExecutionContext* context = nullptr;
-    if (key == kEager) {
-      MILLRACE_ASSIGN(context, eager_context(io));
-    } else {
-      context = prepared->context.get();
-    }
-    MILLRACE_TRY(set_addresses(*context, io));
-    MILLRACE_TRY(run(*context, native_));
-    MILLRACE_TRY(finish_late_outputs(io));
+    MILLRACE_TRY(run_eagerly(key, io));
   }
   if (io.inputs_consumed) MILLRACE_TRY(stream_.ref().record(io.inputs_consumed));
   if (io.done) MILLRACE_TRY(stream_.ref().record(io.done));

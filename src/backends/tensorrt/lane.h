@@ -13,8 +13,8 @@ namespace millrace::tensorrt {
 
 /// Eager runs share one context per profile; each prepared run has a context of its own, captured
 /// in a CUDA graph where that works. All use the lane's one block of activation memory, since its
-/// stream runs them one after the other. Preparing uses a stream and memory of its own, so that it
-/// may go on while the lane works.
+/// stream runs them one after the other, or all lanes' one, in turn. Preparing uses a stream and
+/// memory of its own, so that it may go on while the lane works.
 class TensorrtLane final : public Lane {
  public:
   [[nodiscard]] static Result<std::unique_ptr<Lane>> make(std::shared_ptr<LoadedEngine> engine,
@@ -26,6 +26,8 @@ class TensorrtLane final : public Lane {
   Result<ShapeKey> prepare(const BatchIo& io) override;
   Result<void> enqueue(ShapeKey key, const BatchIo& io) override;
   void abandon() noexcept override;
+  std::string_view not_captured(ShapeKey key) const override;
+  LaneMemory memory() const override { return memory_; }
 
  private:
   using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
@@ -49,14 +51,20 @@ class TensorrtLane final : public Lane {
 
   TensorrtLane(std::shared_ptr<LoadedEngine> engine, int index);
   Result<Context> new_context(int profile, StreamRef stream);
+  void give_activations(nvinfer1::IExecutionContext& context) const;
+  Result<void> add_eager_contexts();
+  Result<Context> prepare_context(const BatchIo& io);
+  Result<void> set_host_values(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<void> set_shapes(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<void> set_addresses(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<void> place_output(nvinfer1::IExecutionContext& context, const BatchIo& io,
                             std::size_t output);
   Result<void> run(nvinfer1::IExecutionContext& context, cudaStream_t stream);
+  template <class Enqueue>
+  Result<void> with_activations(Enqueue&& enqueue);
+  Result<void> run_eagerly(ShapeKey key, const BatchIo& io);
   Result<void> warm_up(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<Graph> capture(nvinfer1::IExecutionContext& context);
-  Result<Context> prepared_context(const BatchIo& io);
   Result<nvinfer1::IExecutionContext*> callers_context(const BatchIo& io);
   Result<nvinfer1::IExecutionContext*> eager_context(const BatchIo& io);
   Result<void> finish_late_outputs(const BatchIo& io);
@@ -65,7 +73,10 @@ class TensorrtLane final : public Lane {
   const int index_;
   Stream stream_;
   cudaStream_t native_ = nullptr;
-  Buffer activations_;
+  Buffer activations_;  // null where all lanes share a block
+  SharedBlock* shared_activations_ = nullptr;
+  Buffer nothing_;  // the address of tensors without elements, which must have one
+  LaneMemory memory_;
   std::vector<Context> eager_;                    // by profile
   std::vector<std::vector<Shape>> eager_shapes_;  // by profile: of the last run
   Stream loader_stream_;                          // of what prepares
@@ -74,6 +85,7 @@ class TensorrtLane final : public Lane {
   std::vector<std::unique_ptr<Prepared>> prepared_;
   std::vector<std::unique_ptr<LateOutput>> late_;  // by output; null where the size is known
   bool capture_failed_ = false;
+  std::string why_not_captured_;  // written once, before a run of which it is true is handed out
 };
 
 }  // namespace millrace::tensorrt

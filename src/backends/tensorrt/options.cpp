@@ -18,6 +18,14 @@ Result<bool> parse_switch(std::string_view name, std::string_view text) {
                concat("option \"", name, "\": expected on or off, got ", quote(text))};
 }
 
+Result<Graphs> parse_graphs(std::string_view text) {
+  if (text == "auto") return Graphs::automatic;
+  if (text == "on" || text == "1") return Graphs::on;
+  if (text == "off" || text == "0") return Graphs::off;
+  return Error{ErrorCode::invalid_argument,
+               concat("option \"graphs\": expected auto, on or off, got ", quote(text))};
+}
+
 // "32", "1..32" or "1..8..32": the least, the best, the most.
 Result<void> parse_batch(std::string_view text, BuildOptions& build) {
   std::vector<std::int64_t> numbers;
@@ -61,21 +69,16 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
   } else if (name == "timing_cache") {
     build.timing_cache = text;
   } else if (name == "graphs") {
-    MILLRACE_ASSIGN(options.graphs, parse_switch(name, text));
+    MILLRACE_ASSIGN(options.graphs, parse_graphs(text));
+  } else if (name == "share_activations") {
+    MILLRACE_ASSIGN(options.share_activations, parse_switch(name, text));
   } else if (name == "cache") {
     options.cache = text == "off" ? "" : text;
-  } else if (name == "plugins") {
-    for (std::string_view rest = text; !rest.empty();) {
-      const std::size_t comma = std::min(rest.find(','), rest.size());
-      if (comma > 0) options.plugins.emplace_back(rest.substr(0, comma));
-      rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
-    build.plugins = options.plugins;
   } else {
     return Error{ErrorCode::invalid_argument,
                  concat("the tensorrt backend has no option ", quote(name),
                         "; it has precision, batch, optimization_level, workspace_mib, "
-                        "aux_streams, timing_cache, graphs, cache, plugins")};
+                        "aux_streams, timing_cache, graphs, share_activations, cache")};
   }
   return {};
 }

@@ -11,18 +11,24 @@
 
 namespace millrace::tensorrt {
 
+/// Whether runs are captured in CUDA graphs.
+enum class Graphs : std::uint8_t {
+  automatic,  // and run so where that was measured to be cheaper
+  on,         // and run so wherever there is one
+  off,
+};
+
 struct Options {
   BuildOptions build;  // for ONNX files
-  /// Capture runs in CUDA graphs.
-  bool graphs = true;
+  Graphs graphs = Graphs::automatic;
+  /// The lanes use one block of activation memory in turn.
+  bool share_activations = false;
   /// Where engines are kept; empty: nowhere.
   std::string cache;
-  /// Shared libraries of plug-ins.
-  std::vector<std::string> plugins;
 };
 
 /// Reads the options by name: precision, batch, optimization_level, workspace_mib, aux_streams,
-/// timing_cache, graphs, cache, plugins. Errors: invalid_argument naming the option,
+/// timing_cache, graphs, share_activations, cache. Errors: invalid_argument naming the option,
 /// what it takes and what was given.
 [[nodiscard]] Result<Options> parse_options(const std::map<std::string, std::string>& options);
 

@@ -67,7 +67,7 @@ Result<EngineKey> key_for(const ModelSpec& spec, const Options& options, const s
   key.options = describe(options.build);
   key.device = device_text(device);
   key.builder = concat("TensorRT ", library->text);
-  for (const std::string& plugin : options.plugins) {
+  for (const std::string& plugin : options.build.plugins) {
     MILLRACE_ASSIGN(const std::string bytes, read_file(plugin));
     key.plugin_hashes.push_back(hash_of(bytes));
   }
@@ -110,6 +110,7 @@ Result<std::unique_ptr<Plan>> load(const ModelSpec& spec, DeviceRef device, Memo
   };
   Result<Options> options = parse_options(spec.options);
   if (!options) return named(std::move(options).error());
+  options->build.plugins = spec.plugins;
   std::string content;
   if (spec.content) {
     content = *spec.content;
@@ -132,6 +133,6 @@ Result<std::unique_ptr<Plan>> load(const ModelSpec& spec, DeviceRef device, Memo
 
 }  // namespace
 
-Backend backend() noexcept { return {"tensorrt", info, supports, load}; }
+Backend backend() noexcept { return {"tensorrt", info, supports, load, true}; }
 
 }  // namespace millrace::tensorrt

@@ -246,6 +246,10 @@ class CudaStream final : public StreamImpl {
     const auto address = reinterpret_cast<CUdeviceptr>(&word);
     const CUresult status = write_value_(stream_, address, value, CU_STREAM_WRITE_VALUE_DEFAULT);
     if (status == CUDA_SUCCESS) return {};
+    // Driver and runtime number what they share alike; faults of the device are among it.
+    if (status != CUDA_ERROR_INVALID_VALUE) {
+      return check_cuda(static_cast<cudaError_t>(status), "cuStreamWriteValue64");
+    }
     return Error{ErrorCode::internal,
                  concat("cuStreamWriteValue64: error ", static_cast<int>(status),
                         "; the word must lie in pinned memory of the device")};
