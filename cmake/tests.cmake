@@ -72,6 +72,27 @@ if(MILLRACE_TENSORRT)
   add_subdirectory(examples/plugins)
   millrace_plugin_library(misbehaving_plugins tests/gpu/plugins/misbehaving.cu)
   target_include_directories(misbehaving_plugins PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  # Libraries that are wrong, each in its way.
+  foreach(wrong IN ITEMS none old empty kind)
+    add_library(wrong_plugins_${wrong} MODULE tests/gpu/plugins/wrong/${wrong}.cpp)
+    target_include_directories(wrong_plugins_${wrong} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+    target_include_directories(wrong_plugins_${wrong} SYSTEM PRIVATE "${TENSORRT_INCLUDE_DIR}" ${CUDAToolkit_INCLUDE_DIRS})
+    target_link_libraries(wrong_plugins_${wrong} PRIVATE millrace_flags)
+  endforeach()
+  add_library(another_tensorrt SHARED tests/gpu/plugins/wrong/none.cpp)
+  set_target_properties(another_tensorrt PROPERTIES OUTPUT_NAME nvinfer SOVERSION 8 VERSION 8.6.1)
+  add_library(wrong_plugins_major MODULE tests/gpu/plugins/wrong/empty.cpp)
+  target_include_directories(wrong_plugins_major PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_include_directories(wrong_plugins_major SYSTEM PRIVATE "${TENSORRT_INCLUDE_DIR}" ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(wrong_plugins_major PRIVATE millrace_flags LINKER:--no-as-needed another_tensorrt)
+  set(wrong_plugins wrong_plugins_none wrong_plugins_old wrong_plugins_empty wrong_plugins_kind wrong_plugins_major)
+  set_target_properties(${wrong_plugins} another_tensorrt PROPERTIES
+    LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/wrong_plugins" PREFIX lib)
+  add_dependencies(backends_tensorrt_test millrace_plugins misbehaving_plugins ${wrong_plugins})
+  target_compile_definitions(backends_tensorrt_test PRIVATE
+    MILLRACE_PLUGINS_LIBRARY="$<TARGET_FILE:millrace_plugins>"
+    MILLRACE_MISBEHAVING_LIBRARY="$<TARGET_FILE:misbehaving_plugins>"
+    MILLRACE_WRONG_PLUGINS="${CMAKE_BINARY_DIR}/wrong_plugins")
 endif()
 
 # Whole-program suites: tests/NAME/*.cpp -> NAME_suite. Some folders are something else.
@@ -110,6 +131,9 @@ endif()
 if(TARGET gpu_suite)
   target_link_libraries(gpu_suite PRIVATE millrace_plugin_kernels millrace_plugin_references)
   add_dependencies(gpu_suite millrace_plugins misbehaving_plugins)
+  target_compile_definitions(gpu_suite PRIVATE
+    MILLRACE_PLUGINS_LIBRARY="$<TARGET_FILE:millrace_plugins>"
+    MILLRACE_MISBEHAVING_LIBRARY="$<TARGET_FILE:misbehaving_plugins>")
 endif()
 
 # Fuzz targets: NAME_fuzz.cpp with its corpus in tests/fuzz/corpus/NAME/.

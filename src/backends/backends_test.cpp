@@ -77,6 +77,17 @@ TEST(Backends, WhatNoneCanRunIsRefusedWithEachOnesReason) {
                         ErrorCode::unsupported, "\n  reference: takes \"reference:KIND?");
 }
 
+TEST(Backends, OnesWithoutPluginsRunNoModelThatNamesSome) {
+  Host host;
+  ModelSpec spec = spec_of("reference:add");
+  spec.plugins = {"libmish.so"};
+  MILLRACE_EXPECT_ERROR(choose_backend("reference", spec, host.device()), ErrorCode::unsupported,
+                        "backend \"reference\" cannot run it: takes no plug-in libraries, and the "
+                        "model names \"libmish.so\"");
+  MILLRACE_EXPECT_ERROR(choose_backend("auto", spec, host.device()), ErrorCode::unsupported,
+                        "\n  reference: takes no plug-in libraries");
+}
+
 TEST(Backends, CanBeAskedForByName) {
   Host host;
   const auto choice = choose_backend("reference", spec_of("reference:add"), host.device());

@@ -31,7 +31,7 @@ TEST(ModelConfigFile, ReadsEveryField) {
     "batching": {"max_items": 64, "preferred_items": [8, 16, 64], "max_delay": "2ms", "preserve_order": true},
     "limits": {"max_requests": 100, "max_bytes": "64MiB", "default_timeout": "500ms"},
     "priority": -2, "weight": 2.5, "hang_timeout": "30s", "options": {"threads": 2, "mode": "fast", "on": true},
-    "labels": "labels.txt", "preprocess": {"images": {"scale": 0.5}}
+    "labels": "labels.txt", "preprocess": {"images": {"scale": 0.5}}, "plugins": ["libmish.so", "/b/libyolo.so"]
   })");
   const ModelConfig& config = file.config;
   EXPECT_EQ(config.path, "models/m.onnx");
@@ -52,6 +52,7 @@ TEST(ModelConfigFile, ReadsEveryField) {
   EXPECT_EQ(config.hang_timeout, std::chrono::seconds(30));
   EXPECT_EQ(config.options, (std::map<std::string, std::string>{
                                 {"threads", "2"}, {"mode", "fast"}, {"on", "true"}}));
+  EXPECT_EQ(config.plugins, (std::vector<std::string>{"models/libmish.so", "/b/libyolo.so"}));
   EXPECT_EQ(file.labels, "models/labels.txt");
   EXPECT_EQ(file.preprocess.at("images").scale, 0.5);
   EXPECT_EQ(file.configuration, "models/a.json");

@@ -116,6 +116,63 @@ TEST(Memory, TheLedgerHoldsAtLeastWhatIsAllocated) {
   EXPECT_GE(held_bytes(engine, "model \"m\""), used_bytes(engine));
 }
 
+TEST(Memory, WhatALaneTakesIsListedInParts) {
+  Engine engine = make_engine();
+  ModelConfig config = named("m",
+                             "reference:identity?lane_bytes=2MiB&wants_prepare=1"
+                             "&prepared_bytes=1MiB&fixed_addresses=1&shape=1000");
+  config.lanes = 3;
+  config.slots = 2;
+  config.batching.max_items = 4;
+  const ModelInfo::Placement placement = must(engine.load(config)).info().placements[0];
+  EXPECT_EQ(placement.context_bytes, 2 * kMiB);
+  EXPECT_EQ(placement.graph_bytes, 2 * 3 * kMiB);  // slots by sizes: 1, 2, 4
+  EXPECT_EQ(placement.activation_bytes, 0u);
+  EXPECT_EQ(placement.lane_bytes, 8 * kMiB);
+  EXPECT_EQ(used_bytes(engine), 3 * (8 * kMiB + 2 * 2 * std::size_t{4 * 4000}));
+  EXPECT_LE(used_bytes(engine), held_bytes(engine, "model \"m\""));
+}
+
+/// Requests for an input on the device come again and again, until a run in place is prepared.
+void run_in_place(Engine& engine, const Model& model) {
+  const Tensor input = must(engine.new_tensor(DataType::fp32, {4, 16}, DeviceId::host(0)));
+  std::memset(input.view().data, 0, must(input.view().bytes()));
+  for (int i = 0; i < 20; ++i) {
+    Request request;
+    request.inputs.push_back({"input", input.view(), input.lease()});
+    (void)must(model.infer(std::move(request)));
+  }
+}
+
+TEST(Memory, RunsPreparedForACallersAddressesAreReserved) {
+  const auto engine_with = [](std::size_t limit) {
+    EngineOptions options = limited(limit);
+    options.devices.host[0].separate_memory = true;
+    return make_engine(options);
+  };
+  const std::string path = "reference:identity?prepared_bytes=1MiB&fixed_addresses=1";
+  ModelConfig config = named_one("m", path);
+  config.batching.max_items = 4;
+  const std::size_t loaded = 3 * kMiB;  // sizes 1, 2, 4
+  {
+    Engine engine = engine_with(100 * kMiB);
+    const Model model = must(engine.load(config));
+    const std::size_t before = held_bytes(engine, "model \"m\"");
+    EXPECT_GE(before, loaded);
+    run_in_place(engine, model);
+    ASSERT_TRUE(eventually([&] { return held_bytes(engine, "model \"m\"") == before + kMiB; }));
+    EXPECT_GE(held_bytes(engine, "model \"m\""), used_bytes(engine) - 2 * kMiB);
+  }
+  Log log;
+  Engine engine = engine_with(loaded + kMiB / 2);
+  const Model model = must(engine.load(config));
+  run_in_place(engine, model);
+  ASSERT_TRUE(eventually([&] { return log.has("runs in place are not prepared"); }));
+  EXPECT_TRUE(log.has("needed 1 MiB"));
+  EXPECT_LT(held_bytes(engine, "model \"m\""), loaded + kMiB);
+  run_in_place(engine, model);  // as before
+}
+
 TEST(Memory, UnloadingGivesEverythingBack) {
   Engine engine = make_engine();
   for (const char* path : {"reference:identity?weights_bytes=1MiB&lane_bytes=1MiB",

@@ -65,6 +65,64 @@ TEST(Prepared, OthersAreNeverCountedAsPrepared) {
   EXPECT_EQ(model.statistics().prepared_batches, 0u);
 }
 
+std::uint64_t run_and_count(const Model& model, EagerReason reason) {
+  for (const std::int64_t items : {1, 3, 4}) {
+    const Numbers numbers(items);
+    expect_echo(model.infer(numbers.request()), numbers);
+  }
+  const ModelStatistics statistics = model.statistics();
+  EXPECT_EQ(statistics.eager(), statistics.eager(reason)) << "for that reason alone";
+  return statistics.eager(reason);
+}
+
+TEST(Prepared, BatchesThatAreNoGraphsAreCountedWhereGraphsWereAskedFor) {
+  Engine engine = make_engine();
+  const auto load = [&](const char* name, const std::string& options) {
+    ModelConfig config = prepared(options, 4);
+    config.name = name;
+    return must(engine.load(config));
+  };
+  const Model captured = load("captured", "graphs=1&only_prepared=1");
+  EXPECT_EQ(run_and_count(captured, EagerReason::cheaper), 0u);
+  EXPECT_EQ(captured.info().placements[0].not_graphs, "");
+
+  const Model broken = load("broken", "graphs=1&only_prepared=1&not_captured=1");
+  EXPECT_EQ(run_and_count(broken, EagerReason::not_captured), 3u);
+  EXPECT_EQ(broken.info().placements[0].not_graphs, "not captured, as asked");
+  EXPECT_EQ(broken.statistics().prepared_batches, 3u);
+
+  const Model unasked = load("unasked", "only_prepared=1&not_captured=1");
+  EXPECT_EQ(run_and_count(unasked, EagerReason::not_captured), 0u);
+  EXPECT_EQ(unasked.info().placements[0].not_graphs, "");
+
+  const Model blocking = load("blocking", "graphs=1&blocking=1");
+  EXPECT_EQ(run_and_count(blocking, EagerReason::blocking), 3u);
+  EXPECT_EQ(blocking.info().placements[0].not_graphs,
+            "the size of an output is known only after computing");
+
+  const Model late = load("late", "graphs=1&wants_prepare=1&shape=-1");
+  EXPECT_EQ(run_and_count(late, EagerReason::unknown_shapes), 3u);
+  EXPECT_EQ(late.info().placements[0].not_graphs, "shapes are known only with a request");
+}
+
+TEST(Prepared, WhatRunsEagerlySinceThatIsCheaperIsCounted) {
+  Engine engine = make_engine();
+  // A batch of 5 takes 500 ms less than the 8 that it would be padded to.
+  const std::string slow = "graphs=1&wants_prepare=1&item_us=20000";
+  ModelConfig config = prepared(slow, 8);
+  config.name = "cheaper";
+  const Model cheaper = must(engine.load(config));
+  config = prepared(slow + "&avoids_eager=1", 8);
+  config.name = "always";
+  const Model always = must(engine.load(config));
+  const Numbers numbers(5);
+  expect_echo(cheaper.infer(numbers.request()), numbers);
+  expect_echo(always.infer(numbers.request()), numbers);
+  EXPECT_EQ(cheaper.statistics().eager(EagerReason::cheaper), 1u);
+  EXPECT_EQ(always.statistics().eager(), 0u);
+  EXPECT_EQ(always.statistics().prepared_batches, 1u);
+}
+
 TEST(Prepared, FixedAddressesServeManyRequestsInSharedBatches) {
   Engine engine = make_engine();
   ModelConfig config = prepared("fixed_addresses=1&only_prepared=1&inputs=1");

@@ -770,6 +770,59 @@ TEST(SeparateMemory, StringsAreRefusedAtLoading) {
 }
 
 // -------------------------------------------------------------------------------------------------
+// inputs that the host reads
+
+TEST(SeparateMemory, WhatTheHostReadsStaysWithTheHost) {
+  Engine engine = make_engine(apart());
+  ModelConfig config = one_at_a_time("reference:identity?inputs=2&batched=0&host_input=1&shape=4");
+  const Model model = must(engine.load(config));
+  ASSERT_EQ(model.info().inputs.size(), 2u);
+  EXPECT_FALSE(model.info().inputs[0].on_host);
+  EXPECT_TRUE(model.info().inputs[1].on_host);
+  const std::string second = model.info().inputs[1].name;
+  const std::vector<float> a = {1, 2, 3, 4}, b = {5, 6, 7, 8};
+  const auto request = [&](const TensorView& last, const Lease& lease = {}) {
+    Request made;
+    made.inputs.push_back({model.info().inputs[0].name, TensorView::of(a.data(), {4}), {}});
+    made.inputs.push_back({second, last, lease});
+    return made;
+  };
+  for (int i = 0; i < 3; ++i) {
+    const Response response = must(model.infer(request(TensorView::of(b.data(), {4}))));
+    EXPECT_EQ(floats(response.outputs[0].view), a);
+    EXPECT_EQ(floats(response.outputs[1].view), b);
+  }
+  const Tensor there = must(engine.new_tensor(DataType::fp32, {4}, kDevice));
+  expect_error(model.infer(request(there.view(), there.lease())), ErrorCode::invalid_argument,
+               {second, "expected host memory, since the host reads its values"});
+}
+
+TEST(SeparateMemory, TheCallerWaitsForWhatTheHostReads) {
+  Engine engine = make_engine(apart());
+  const Model model = must(
+      engine.load(one_at_a_time("reference:identity?inputs=2&batched=0&host_input=1&shape=4")));
+  std::vector<float> a = {1, 2, 3, 4}, b = {0, 0, 0, 0};
+  Gate gate(engine.devices()[0]);
+  std::atomic<bool> submitted{false};
+  std::thread caller([&] {
+    Request request;
+    request.inputs.push_back({model.info().inputs[0].name, TensorView::of(a.data(), {4}), {}});
+    TensorView last = TensorView::of(b.data(), {4});
+    last.ready = gate.event();
+    request.inputs.push_back({model.info().inputs[1].name, last, {}});
+    Future future = model.submit(std::move(request));
+    submitted = true;
+    const Response response = must(get(future));
+    EXPECT_EQ(floats(response.outputs[1].view), (std::vector<float>{5, 6, 7, 8}));
+  });
+  std::this_thread::sleep_for(milliseconds(20));
+  EXPECT_FALSE(submitted.load());
+  b = {5, 6, 7, 8};
+  gate.open();
+  caller.join();
+}
+
+// -------------------------------------------------------------------------------------------------
 // failures
 
 TEST(SeparateMemory, AFailedBatchFailsAloneWhereverItsOutputsGo) {

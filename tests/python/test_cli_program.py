@@ -100,12 +100,13 @@ def test_unknown_devices_are_refused(name):
     assert name.split(",")[0] in message
 
 
-TENSOR = {"name": str, "type": str, "shape": [int], "batch_axis": int}
+TENSOR = {"name": str, "type": str, "shape": [int], "batch_axis": int, "on_host": bool}
 INSPECT = {
     "name": str, "path": str, "configuration": str, "backend": str, "backend_reason": str, "inputs": [TENSOR], "outputs": [TENSOR],
     "max_items": int, "labels": int, "metadata": dict, "preprocess": dict,
     "placements": [{"device": str, "lanes": int, "slots": int, "lanes_share_weights": bool, "weights_bytes": int, "lane_bytes": int,
-                    "slot_bytes": int, "total_bytes": int, "prepared_shapes": int, "enqueue_blocks": bool}],
+                    "context_bytes": int, "activation_bytes": int, "graph_bytes": int, "slot_bytes": int, "shared_bytes": int,
+                    "total_bytes": int, "prepared_shapes": int, "enqueue_blocks": bool, "not_graphs": str}],
 }
 
 
@@ -114,8 +115,8 @@ def test_inspect_the_digits():
     check_schema(found, INSPECT)
     assert found["name"] == "digits"
     assert found["backend"] == "onnxruntime" and found["backend_reason"]
-    assert found["inputs"] == [{"name": "images", "type": "FP32", "shape": [-1, 1, 8, 8], "batch_axis": 0}]
-    assert found["outputs"] == [{"name": "probabilities", "type": "FP32", "shape": [-1, 10], "batch_axis": 0}]
+    assert found["inputs"] == [{"name": "images", "type": "FP32", "shape": [-1, 1, 8, 8], "batch_axis": 0, "on_host": False}]
+    assert found["outputs"] == [{"name": "probabilities", "type": "FP32", "shape": [-1, 10], "batch_axis": 0, "on_host": False}]
     assert found["labels"] == 10
     assert found["preprocess"]["images"]["resize"] == [8, 8]
     assert found["preprocess"]["images"]["scale"] == pytest.approx(16 / 255)

@@ -55,9 +55,10 @@ TEST(TensorrtOptions, HaveDefaults) {
   EXPECT_EQ(options.build.workspace_bytes, 0u);
   EXPECT_EQ(options.build.aux_streams, 0);
   EXPECT_EQ(options.build.timing_cache, "");
-  EXPECT_TRUE(options.graphs);
+  EXPECT_EQ(options.graphs, Graphs::automatic);
+  EXPECT_FALSE(options.share_activations);
   EXPECT_EQ(options.cache, "/folder");
-  EXPECT_THAT(options.plugins, IsEmpty());
+  EXPECT_THAT(options.build.plugins, IsEmpty());
 }
 
 TEST(TensorrtOptions, AreReadByName) {
@@ -69,7 +70,7 @@ TEST(TensorrtOptions, AreReadByName) {
                                   {"timing_cache", "timing.bin"},
                                   {"graphs", "off"},
                                   {"cache", "/elsewhere"},
-                                  {"plugins", "a.so,/b/c.so"}});
+                                  {"share_activations", "on"}});
   EXPECT_EQ(options.build.precision, Precision::bf16);
   EXPECT_EQ(options.build.min_batch, 2);
   EXPECT_EQ(options.build.opt_batch, 8);
@@ -78,10 +79,9 @@ TEST(TensorrtOptions, AreReadByName) {
   EXPECT_EQ(options.build.workspace_bytes, std::size_t{512} << 20);
   EXPECT_EQ(options.build.aux_streams, 2);
   EXPECT_EQ(options.build.timing_cache, "timing.bin");
-  EXPECT_FALSE(options.graphs);
+  EXPECT_EQ(options.graphs, Graphs::off);
+  EXPECT_TRUE(options.share_activations);
   EXPECT_EQ(options.cache, "/elsewhere");
-  EXPECT_THAT(options.plugins, ElementsAre("a.so", "/b/c.so"));
-  EXPECT_EQ(options.build.plugins, options.plugins);
 }
 
 TEST(TensorrtOptions, BatchesAreARange) {
@@ -102,12 +102,12 @@ TEST(TensorrtOptions, EveryPrecisionSwitchAndListIsRead) {
     EXPECT_EQ(parsed({{"precision", std::string(to_string(precision))}}).build.precision,
               precision);
   }
-  EXPECT_TRUE(parsed({{"graphs", "on"}}).graphs);
-  EXPECT_TRUE(parsed({{"graphs", "1"}}).graphs);
-  EXPECT_FALSE(parsed({{"graphs", "0"}}).graphs);
+  EXPECT_EQ(parsed({{"graphs", "auto"}}).graphs, Graphs::automatic);
+  EXPECT_EQ(parsed({{"graphs", "on"}}).graphs, Graphs::on);
+  EXPECT_EQ(parsed({{"graphs", "1"}}).graphs, Graphs::on);
+  EXPECT_EQ(parsed({{"graphs", "0"}}).graphs, Graphs::off);
+  EXPECT_FALSE(parsed({{"share_activations", "off"}}).share_activations);
   EXPECT_EQ(parsed({{"cache", "off"}}).cache, "");
-  EXPECT_THAT(parsed({{"plugins", ",a.so,,b.so,"}}).plugins, ElementsAre("a.so", "b.so"));
-  EXPECT_THAT(parsed({{"plugins", ""}}).plugins, IsEmpty());
   EXPECT_EQ(parsed({{"optimization_level", "0"}}).build.optimization_level, 0);
 }
 
@@ -140,11 +140,14 @@ TEST(TensorrtOptions, BadValuesAreRefusedByName) {
            Row{"workspace_mib", "1GiB", "from 1 to 16777216"},
            Row{"aux_streams", "17",
                "option \"aux_streams\": expected a whole number from 0 to 16, got \"17\""},
-           Row{"graphs", "maybe", "option \"graphs\": expected on or off, got \"maybe\""},
+           Row{"graphs", "maybe", "option \"graphs\": expected auto, on or off, got \"maybe\""},
+           Row{"share_activations", "maybe",
+               "option \"share_activations\": expected on or off, got \"maybe\""},
+           Row{"plugins", "a.so", "the tensorrt backend has no option \"plugins\""},
            Row{"workspace", "1",
                "the tensorrt backend has no option \"workspace\"; it has precision, batch, "
-               "optimization_level, workspace_mib, aux_streams, timing_cache, graphs, cache, "
-               "plugins"},
+               "optimization_level, workspace_mib, aux_streams, timing_cache, graphs, "
+               "share_activations, cache"},
        }) {
     SCOPED_TRACE(std::string(row.name) + "=" + row.value);
     MILLRACE_EXPECT_ERROR(parse_options({{row.name, row.value}}), ErrorCode::invalid_argument,
