@@ -10,8 +10,10 @@
 // Every function may be called from any thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,6 +30,13 @@ enum class WaitMode : std::uint8_t {
   hybrid,     // spin while work is in flight and 50 us after, then block
   spin,
   block,
+};
+
+/// A device that failed for good (a GPU after an illegal address, say): nothing runs on it any
+/// more.
+struct DeviceFault {
+  DeviceId device;
+  Error error;  // Scope::process: only a new process gets the device back
 };
 
 struct EngineOptions {
@@ -50,6 +59,12 @@ struct EngineOptions {
   int cpu_threads = 0;
   /// How long the destructor waits for work in flight before it gives up on it.
   Duration shutdown_timeout = std::chrono::seconds(10);
+  /// When a device fails for good: whether requests that have not started run on the other devices
+  /// of their model. If not, all that wait for that model are answered with the fault.
+  bool others_take_over = true;
+  /// Called once for each device that fails for good, on a thread of the engine that may block: the
+  /// process should finish what it can and be restarted. See also `Engine::faults`.
+  std::function<void(const DeviceFault&)> on_fault{};
 };
 
 struct MemoryHolder {
@@ -57,10 +72,20 @@ struct MemoryHolder {
   std::size_t bytes = 0;
 };
 
+/// What moving data from another device costs, as measured when the engine started.
+struct TransferCost {
+  DeviceId from;
+  Duration latency{};
+  double bytes_per_second = 0;
+};
+
 struct DeviceReport {
   DeviceInfo info;
   MemoryInfo memory;
   std::vector<MemoryHolder> held;  // by the ledger
+  /// From every other device of the engine, where both have memory of their own.
+  std::vector<TransferCost> transfers;
+  std::optional<Error> fault;  // it failed for good
 };
 
 /// A backend compiled into this program and whether it can be used here.
@@ -87,7 +112,7 @@ class Engine {
   /// Loads, warms and publishes; returns when the model can run on all its devices. Other models go
   /// on meanwhile. On any error the engine is as it was before. Errors: not_found (file, device,
   /// backend), invalid_argument (configuration, name in use, corrupt file), out_of_memory (needed,
-  /// free, held by whom), unsupported.
+  /// free, held by whom), unsupported; gpu_fault for a device that failed for good.
   [[nodiscard]] Result<Model> load(ModelConfig config);
   /// Refuses new requests, lets queued and running ones finish, frees the model. Errors: not_found;
   /// deadline_exceeded when it is not empty by then (it stays unloading: call again);
@@ -108,6 +133,8 @@ class Engine {
 
   [[nodiscard]] std::span<const DeviceRef> devices() const noexcept;
   [[nodiscard]] std::vector<DeviceReport> device_reports() const;
+  /// The devices that failed for good. Not empty: the process asks to be restarted.
+  [[nodiscard]] std::vector<DeviceFault> faults() const;
   /// The latest `trace_capacity` batches, oldest first.
   [[nodiscard]] std::vector<BatchTimeline> timelines() const;
 

@@ -78,6 +78,17 @@ enum class EagerReason : std::uint8_t {
 inline constexpr std::size_t kEagerReasons = 4;
 [[nodiscard]] std::string_view to_string(EagerReason reason) noexcept;
 
+/// What one device has done of a model's work.
+struct DeviceStatistics {
+  DeviceId device;
+  std::uint64_t requests = 0;  // succeeded
+  std::uint64_t items = 0;     // of those
+  std::uint64_t batches = 0;
+  std::uint64_t moved_requests = 0;  // whose data lay on another of the model's devices
+  Duration device_time{};            // sum over batches
+  Histogram total;                   // nanoseconds: submit -> the answer handed over
+};
+
 /// Totals of one model since it was loaded.
 struct ModelStatistics {
   std::uint64_t requests = 0;  // answered, in whatever way
@@ -99,6 +110,7 @@ struct ModelStatistics {
   Duration device_time{};                 // sum over batches
   std::array<Histogram, kPhases> phases;  // nanoseconds; request-weighted
   Histogram batch_items;
+  std::vector<DeviceStatistics> devices;  // as ModelInfo::placements; none of an ensemble
 
   [[nodiscard]] const Histogram& phase(Phase p) const noexcept {
     return phases[static_cast<std::size_t>(p)];

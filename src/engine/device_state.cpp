@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "device/annotate.h"
+#include "device/host/host_device.h"
 
 namespace millrace {
 namespace {
@@ -18,6 +19,7 @@ constexpr Duration kFaultCheckEvery = std::chrono::milliseconds(10);
 constexpr Duration kSpinAfterWork = std::chrono::microseconds(50);
 constexpr Duration kShortestLead = std::chrono::microseconds(20);
 constexpr Duration kLongestLead = std::chrono::milliseconds(2);
+/// Between devices that share the host's memory a move is nothing but a read.
 constexpr MoveCost kHostMove{std::chrono::microseconds(5), 5e9};
 
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
@@ -60,15 +62,17 @@ std::vector<BatchTimeline> TimelineRing::copy() const {
 // ------------------------------------------------------------------------------------------- life,
 // commands
 
-DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
-                         TimelineRing& timelines)
+DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, FaultBoard& faults,
+                         Executor& executor, TimelineRing& timelines)
     : device_(device),
       options_(options),
+      faults_(faults),
       executor_(executor),
       timelines_(timelines),
       ledger_(*device),
       pool_(*device, MemoryKind::device),
       pinned_pool_(*device, MemoryKind::pinned),
+      host_(as_host(device)),
       inline_(device->id().kind == DeviceKind::host &&
               (options.wait == WaitMode::automatic || options.wait == WaitMode::block)),
       callers_may_spin_(device->id().kind == DeviceKind::cuda && options.wait != WaitMode::block &&
@@ -139,7 +143,10 @@ bool DeviceState::run_commands() {
 }
 
 void DeviceState::publish(PlanState& plan) {
-  on_driver([&] { plans_.push_back(&plan); });
+  on_driver([&] {
+    plans_.push_back(&plan);
+    if (const std::optional<Error> error = fault()) give_up_lost(plan, *error);
+  });
 }
 
 bool DeviceState::retire(std::unique_ptr<PlanState>& plan) {
@@ -204,6 +211,7 @@ TimePoint DeviceState::drive_once() {
     check_overdue();
     expire_requests();
     worked |= launch_ready();
+    if (lost()) pass_on();
     if (worked) last_work_ = now_;
     if (spins()) return TimePoint::min();
     const TimePoint until = arm_wakes();
@@ -255,12 +263,20 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
     plan.figures->running.fetch_sub(1, std::memory_order_relaxed);
     read_times(slot);
     account(plan, lane, slot, now_);
+    // Once a device is lost, what the others have done counts only if their streams say so.
+    if (faults_.any() && !slot.status.failed()) {
+      if (std::optional<Error> fault = fault_of(lane)) slot.status.fail(*std::move(fault));
+    }
+    const bool suspect = slot.status.failed() && slot.status.error().code == ErrorCode::gpu_fault;
     answer_batch(plan, lane, slot, now_);
+    if (suspect && !lost()) {
+      if (std::optional<Error> fault = fault_of(lane)) lose_device(*std::move(fault));
+    }
   }
   for (Lease& lease : slot.input_leases) lease.reset();
   for (Lease& lease : slot.output_leases) lease.reset();
   for (Lease& lease : slot.host_leases) lease.reset();
-  if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
+  if (lane.quarantined && lane.in_flight.empty() && !lost()) quarantine_over(plan, lane);
 }
 
 void DeviceState::read_times(BatchSlot& slot) {
@@ -395,6 +411,11 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
       request->release_tensors();
       model.answer(*request, *error, delivery_);
     } else {
+      figures.requests.fetch_add(1, std::memory_order_relaxed);
+      figures.items.fetch_add(static_cast<std::uint64_t>(items), std::memory_order_relaxed);
+      if (request->location != 0 && request->location != plan.location) {
+        figures.moved.fetch_add(1, std::memory_order_relaxed);
+      }
       Response response = response_for(plan, slot, *request, first_item);
       request->release_tensors();
       model.answer(*request, std::move(response), delivery_);
@@ -473,38 +494,85 @@ Error DeviceState::hang_error(const PlanState& plan, const LaneState& lane) cons
           Scope::model};
 }
 
-/// A device that fails writes no word any more: its streams are asked now and then. After a fault
-/// nothing new goes to it, and what it holds is answered.
+/// A device that fails writes no word any more: its streams are asked now and then. Host devices
+/// say it by themselves.
 void DeviceState::check_faults() {
-  if (device_->id().kind == DeviceKind::host || faulted_ || in_flight_ == 0) return;
-  look_again_ = std::min(look_again_, next_fault_check_);
-  if (now_ < next_fault_check_) return;
-  next_fault_check_ = now_ + kFaultCheckEvery;
-  look_again_ = std::min(look_again_, next_fault_check_);
-  std::optional<Error> fault;
+  if (lost() || in_flight_ == 0) return;
+  if (host_) {
+    if (!host_->broken()) return;
+  } else {
+    look_again_ = std::min(look_again_, next_fault_check_);
+    if (now_ < next_fault_check_) return;
+    next_fault_check_ = now_ + kFaultCheckEvery;
+    look_again_ = std::min(look_again_, next_fault_check_);
+  }
   for (const PlanState* plan : plans_) {
     for (const auto& lane : plan->lanes) {
-      if (lane->in_flight.empty() || fault) continue;
-      Result<bool> idle = lane->lane->stream().query();
-      if (!idle) fault = std::move(idle).error();
+      if (lane->in_flight.empty()) continue;
+      if (std::optional<Error> fault = fault_of(*lane)) return lose_device(*std::move(fault));
     }
   }
-  if (!fault) return;
-  faulted_ = true;
-  fault->code = ErrorCode::gpu_fault;
-  fault->scope = Scope::process;
-  fault->message = concat(device_->id(), " failed: ", fault->message,
-                          "; nothing more runs on it, and the process should be restarted");
-  for (PlanState* plan : plans_) {
-    for (const auto& lane : plan->lanes) {
-      if (!lane->quarantined) give_up(*plan, *lane, *fault);
+}
+
+std::optional<Error> DeviceState::fault_of(const LaneState& lane) const {
+  Result<bool> idle = lane.lane->stream().query();
+  if (idle) return std::nullopt;
+  return std::move(idle).error();
+}
+
+/// From here on nothing goes to the device. What it holds is answered, and so is what waits with
+/// its data on it; what else waits is for the other devices, if they may.
+void DeviceState::lose_device(Error fault) {
+  fault.code = ErrorCode::gpu_fault;
+  fault.scope = Scope::process;
+  fault.message = concat(device_->id(), " failed: ", fault.message,
+                         "; nothing more runs on it, and the process should be restarted");
+  log_error(fault.message);
+  const DeviceFault report{device_->id(), fault};
+  faults_.add(report);
+  lost_.store(true, std::memory_order_seq_cst);
+  for (PlanState* plan : plans_) give_up_lost(*plan, fault);
+  if (options_.on_fault) {
+    loader_.post([this, report] {
+      try {
+        options_.on_fault(report);
+      } catch (const std::exception& error) {
+        log_error("on_fault threw: ", error.what());
+      }
+    });
+  }
+}
+
+void DeviceState::report_loss(const Error& fault) {
+  on_driver([&] {
+    if (!lost()) lose_device(fault);
+  });
+}
+
+/// Who submits wakes one device: if it was this one, the others do not know of the work.
+void DeviceState::pass_on() const {
+  for (const PlanState* plan : plans_) {
+    if (plan->model->queue().items() == 0) continue;
+    for (PlanState* other : plan->model->plans()) {
+      if (!other->device().lost()) other->device().wake_driver_thread();
     }
+  }
+}
+
+void DeviceState::give_up_lost(PlanState& plan, const Error& fault) {
+  for (const auto& lane : plan.lanes) {
+    if (!lane->quarantined) give_up(plan, *lane, fault);
+  }
+  if (options_.others_take_over) {
+    plan.model->fail_waiting_at(plan.location, fault);
+  } else {
+    plan.model->stop(fault);
   }
 }
 
 void DeviceState::give_up(PlanState& plan, LaneState& lane, const Error& error) {
   ModelState& model = *plan.model;
-  log_error(error.message);
+  if (!lost()) log_error(error.message);
   lane.quarantined = true;
   for (BatchSlot* slot : lane.in_flight) {
     slot->given_up = true;
@@ -592,18 +660,25 @@ PullQuery DeviceState::query_for(PlanState& plan, const LaneState& lane) {
     query.lead = Duration::zero();
   }
   query.batch_time = plan.times.estimate(plan.max_items());
-  query.move_cost = kHostMove;
   loads_.clear();
   if (plan.model->plans().size() > 1) {
     for (const PlanState* other : plan.model->plans()) {
       const TimePoint free_at{Duration(other->free_at.load(std::memory_order_relaxed))};
-      loads_.push_back({const_cast<PlanState*>(other)->device().device()->id(),
-                        other->usable.load(std::memory_order_relaxed),
-                        expected_wait(free_at, now_)});
+      const DeviceState& there = const_cast<PlanState*>(other)->device();
+      const DeviceId id = there.device_->id();
+      loads_.push_back({id, other->usable.load(std::memory_order_relaxed),
+                        expected_wait(free_at, now_), move_cost(id), there.lost()});
     }
   }
   query.loads = loads_;
   return query;
+}
+
+MoveCost DeviceState::move_cost(DeviceId from) const noexcept {
+  for (const auto& [device, cost] : move_costs_) {
+    if (device == from) return cost;
+  }
+  return kHostMove;
 }
 
 bool DeviceState::launch_ready() {

@@ -12,12 +12,15 @@
 #include "base/thread.h"
 #include "device/block_pool.h"
 #include "device/ledger.h"
+#include "engine/faults.h"
 #include "engine/model_state.h"
 #include "engine/plan_state.h"
 #include "engine/share.h"
 #include "engine/task_thread.h"
 
 namespace millrace {
+
+class HostDevice;
 
 /// The latest timelines of an engine, and the numbers of its batches.
 class TimelineRing {
@@ -48,8 +51,9 @@ class TimelineRing {
 /// docs/design/driving.md.
 class DeviceState {
  public:
-  DeviceState(DeviceRef device, const EngineOptions& options, Executor& executor,
-              TimelineRing& timelines);
+  /// `options`, `faults` and what follows outlive it.
+  DeviceState(DeviceRef device, const EngineOptions& options, FaultBoard& faults,
+              Executor& executor, TimelineRing& timelines);
   ~DeviceState();
   /// Stops the driver; all plans must have been retired. Returns whether lanes still hang: then
   /// this object and its device must be kept for ever, since their streams may go on some day.
@@ -86,6 +90,14 @@ class DeviceState {
   /// Answers what is in flight of `plan` as if its lanes hung.
   void give_up_on(PlanState& plan);
 
+  /// Whether the device failed for good.
+  [[nodiscard]] bool lost() const noexcept { return lost_.load(std::memory_order_seq_cst); }
+  [[nodiscard]] std::optional<Error> fault() const { return faults_.of(device_->id()); }
+  /// The device failed for good, as somebody else found.
+  void report_loss(const Error& fault);
+  /// What data of another device costs to move here. Before the first model is published.
+  void set_move_cost(DeviceId from, const MoveCost& cost) { move_costs_.push_back({from, cost}); }
+
  private:
   void loop();
   void drive() noexcept;
@@ -104,6 +116,11 @@ class DeviceState {
   void give_up(PlanState& plan, LaneState& lane, const Error& error);
   [[nodiscard]] Error hang_error(const PlanState& plan, const LaneState& lane) const;
   void check_faults();
+  [[nodiscard]] std::optional<Error> fault_of(const LaneState& lane) const;
+  void lose_device(Error fault);
+  void give_up_lost(PlanState& plan, const Error& fault);
+  void pass_on() const;
+  [[nodiscard]] MoveCost move_cost(DeviceId from) const noexcept;
   void quarantine_over(PlanState& plan, LaneState& lane);
   void bury_hung();
   void expire_requests();
@@ -121,12 +138,14 @@ class DeviceState {
 
   const DeviceRef device_;
   const EngineOptions& options_;
+  FaultBoard& faults_;
   Executor& executor_;
   TimelineRing& timelines_;
   MemoryLedger ledger_;
   BlockPool pool_;
   BlockPool pinned_pool_;
-  const bool inline_;  // whoever has news drives
+  const HostDevice* const host_;  // null: another kind of device
+  const bool inline_;             // whoever has news drives
   const bool callers_may_spin_;
   Waker waker_;
   Waker sleeper_;  // the driver thread's, where `waker_` is redirected
@@ -136,6 +155,8 @@ class DeviceState {
   std::vector<std::function<void()>> commands_;  // guarded by mutex_
   std::atomic<bool> has_commands_{false};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> lost_{false};
+  std::vector<std::pair<DeviceId, MoveCost>> move_costs_;
   /// When the driver thread will look by itself; TimePoint::min() while the device is being driven.
   std::atomic<Duration::rep> sleeps_until_{TimePoint::min().time_since_epoch().count()};
   /// When something is due, as last computed; when the driver thread will look by itself.
@@ -156,7 +177,6 @@ class DeviceState {
   TimePoint last_work_;
   TimePoint next_fault_check_;
   TimePoint next_sample_;
-  bool faulted_ = false;
   std::vector<DeviceLoad> loads_;
   std::vector<PlanLoad> ready_;
   std::vector<PlanState*> ready_plans_;

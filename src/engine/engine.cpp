@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "base/try.h"
 #include "engine/copy_pool.h"
+#include "device/transfer.h"
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/model_state.h"
@@ -140,6 +141,7 @@ class EngineState {
           copies(CopyPool::helpers_for(options.cpu_threads)),
           timelines(options.trace_capacity) {}
     EngineOptions options;
+    FaultBoard faults;
     Executor executor;
     CopyPool copies;
     TimelineRing timelines;
@@ -148,9 +150,10 @@ class EngineState {
   EngineState(EngineOptions options, DeviceSet set)
       : shared(std::make_shared<Shared>(std::move(options))), device_set(std::move(set)) {
     for (DeviceRef device : device_set.devices()) {
-      devices.push_back(std::make_unique<DeviceState>(device, shared->options, shared->executor,
-                                                      shared->timelines));
+      devices.push_back(std::make_unique<DeviceState>(device, shared->options, shared->faults,
+                                                      shared->executor, shared->timelines));
     }
+    measure_transfers();
   }
   ~EngineState();
 
@@ -161,11 +164,14 @@ class EngineState {
   std::shared_ptr<Shared> shared;
   DeviceSet device_set;
   std::vector<std::unique_ptr<DeviceState>> devices;
+  std::vector<std::vector<TransferCost>> transfers;  // to each device
 
   mutable std::mutex mutex;
   std::map<std::string, Entry> models;  // guarded by mutex
 
  private:
+  void measure_transfers();
+  Result<std::vector<DeviceState*>> usable_devices_for(const ModelConfig& config);
   Result<std::vector<DeviceState*>> devices_for(const ModelConfig& config);
   Result<std::vector<std::unique_ptr<PlanState>>> load_plans(const ModelConfig& config,
                                                              std::span<DeviceState* const> on);
@@ -198,6 +204,45 @@ ModelInfo describe(const ModelConfig& config, std::span<const std::unique_ptr<Pl
 }
 
 }  // namespace
+
+/// Between every two devices of a kind that have memory of their own; what cannot be measured keeps
+/// what is usual.
+void EngineState::measure_transfers() {
+  transfers.resize(devices.size());
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    Device& to = *devices[i]->device();
+    for (const auto& other : devices) {
+      Device& from = *other->device();
+      if (&from == &to || from.id().kind != to.id().kind) continue;
+      if (!from.separate_memory() || !to.separate_memory()) continue;
+      MoveCost cost;
+      if (const Result<TransferSpeed> speed = measure_transfer(from, to)) {
+        cost = {speed->latency, speed->bytes_per_second};
+      } else {
+        log_warning("moving data from ", from.id(), " to ", to.id(),
+                    " could not be timed: ", speed.error().message);
+      }
+      devices[i]->set_move_cost(from.id(), cost);
+      transfers[i].push_back({from.id(), cost.latency, cost.bytes_per_second});
+    }
+  }
+}
+
+/// Without those that failed for good, unless it names them.
+Result<std::vector<DeviceState*>> EngineState::usable_devices_for(const ModelConfig& config) {
+  MILLRACE_ASSIGN(std::vector<DeviceState*> chosen, devices_for(config));
+  std::optional<Error> fault;
+  for (const DeviceState* device : chosen) {
+    if (!fault) fault = device->fault();
+  }
+  if (!fault) return chosen;
+  if (config.devices.empty()) std::erase_if(chosen, [](auto* device) { return device->lost(); });
+  if (!config.devices.empty() || chosen.empty()) {
+    fault->message = concat("model \"", config.name, "\" is not loaded: ", fault->message);
+    return *std::move(fault);
+  }
+  return chosen;
+}
 
 Result<std::vector<DeviceState*>> EngineState::devices_for(const ModelConfig& config) {
   std::vector<DeviceState*> chosen;
@@ -248,9 +293,13 @@ Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
     });
   }
   std::optional<Error> error;
-  for (auto& load : loads) {
-    Result<void> loaded = load.get();
-    if (!loaded && !error) error = std::move(loaded).error();
+  for (std::size_t i = 0; i < loads.size(); ++i) {
+    Result<void> loaded = loads[i].get();
+    if (loaded) continue;
+    if (loaded.error().code == ErrorCode::gpu_fault && loaded.error().scope == Scope::process) {
+      on[i]->report_loss(loaded.error());
+    }
+    if (!error) error = std::move(loaded).error();
   }
   if (!error) return plans;
   for (auto& plan : plans) destroy_on_loader(std::move(plan));
@@ -273,7 +322,7 @@ Result<std::shared_ptr<ModelState>> EngineState::load_ensemble(ModelConfig confi
 Result<std::shared_ptr<ModelState>> EngineState::load(ModelConfig config) {
   if (config.name.empty()) config.name = name_from_path(config.path);
   MILLRACE_TRY(check(config));
-  MILLRACE_ASSIGN(const std::vector<DeviceState*> on, devices_for(config));
+  MILLRACE_ASSIGN(const std::vector<DeviceState*> on, usable_devices_for(config));
   {
     std::lock_guard lock(mutex);
     if (!models.try_emplace(config.name).second) {
@@ -583,12 +632,15 @@ std::span<const DeviceRef> Engine::devices() const noexcept { return state_->dev
 
 std::vector<DeviceReport> Engine::device_reports() const {
   std::vector<DeviceReport> reports;
-  for (const auto& device : state_->devices) {
-    reports.push_back(
-        {device->device()->info(), device->device()->memory(), device->ledger().held()});
+  for (std::size_t i = 0; i < state_->devices.size(); ++i) {
+    DeviceState& device = *state_->devices[i];
+    reports.push_back({device.device()->info(), device.device()->memory(), device.ledger().held(),
+                       state_->transfers[i], device.fault()});
   }
   return reports;
 }
+
+std::vector<DeviceFault> Engine::faults() const { return state_->shared->faults.all(); }
 
 std::vector<BatchTimeline> Engine::timelines() const { return state_->shared->timelines.copy(); }
 

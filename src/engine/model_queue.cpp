@@ -117,9 +117,8 @@ BatchDecision ModelQueue::offer_next_shape(const PullQuery& query) {
     for (const List& list : level.locations) {
       RequestState* head = list.front();
       if (head && head->location > 0) {
-        const PullDecision pull =
-            choose_pull(devices_[head->location - 1], head->bytes, query.puller, query.loads,
-                        query.move_cost, query.now);
+        const PullDecision pull = choose_pull(devices_[head->location - 1], head->bytes,
+                                              query.puller, query.loads, query.now);
         if (!pull.pull) {
           ask_again = std::min(ask_again, pull.ask_again);
           head = nullptr;
@@ -215,11 +214,19 @@ void ModelQueue::take_expired(TimePoint now, std::vector<RequestState*>& expired
 
 void ModelQueue::take_all(std::vector<RequestState*>& all) {
   std::lock_guard lock(mutex_);
+  for (std::size_t location = 0; location <= devices_.size(); ++location) take_from(location, all);
+}
+
+void ModelQueue::take_location(std::size_t location, std::vector<RequestState*>& all) {
+  std::lock_guard lock(mutex_);
+  take_from(location, all);
+}
+
+/// With the mutex held.
+void ModelQueue::take_from(std::size_t location, std::vector<RequestState*>& all) {
   std::vector<RequestState*> waiting;
   for (const Level& level : levels_) {
-    for (const List& list : level.locations) {
-      for (RequestState& request : list) waiting.push_back(&request);
-    }
+    for (RequestState& request : level.locations[location]) waiting.push_back(&request);
   }
   for (RequestState* request : waiting) {
     if (!request->claim(RequestState::Stage::withdrawn)) continue;

@@ -19,7 +19,6 @@ namespace millrace {
 struct PullQuery {
   DeviceId puller;
   std::span<const DeviceLoad> loads;  // of the devices that run the model, for `choose_pull`
-  MoveCost move_cost;
   TimePoint now;
   TimePoint lane_idle_from;
   Duration lead{};
@@ -63,6 +62,8 @@ class ModelQueue {
   void remove(RequestState& request);
   /// Claims as withdrawn and takes out all whose deadline is `now` or before.
   void take_expired(TimePoint now, std::vector<RequestState*>& expired);
+  /// Claims as withdrawn and takes out all of that location.
+  void take_location(std::size_t location, std::vector<RequestState*>& all);
   /// Claims as withdrawn and takes out everything.
   void take_all(std::vector<RequestState*>& all);
   /// No more requests are let in, for `reason`; what waits goes without delay.
@@ -96,6 +97,7 @@ class ModelQueue {
     std::vector<List> locations;  // by location
   };
 
+  void take_from(std::size_t location, std::vector<RequestState*>& all);
   Result<void> admit(const RequestState& request) const;
   void link(RequestState& request);
   void unlink(RequestState& request);

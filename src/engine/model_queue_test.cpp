@@ -23,6 +23,7 @@ using testing::IsEmpty;
 const TimePoint kNow = TimePoint(std::chrono::hours(1));
 constexpr DeviceId kFirst = DeviceId::host(0);
 constexpr DeviceId kSecond = DeviceId::host(1);
+constexpr MoveCost kMove{microseconds(100), 1e9};
 
 struct Asked {
   std::int64_t items = 1;
@@ -72,7 +73,6 @@ class ModelQueueTest : public testing::Test {
     PullQuery query;
     query.puller = puller;
     query.loads = loads_;
-    query.move_cost = {microseconds(100), 1e9};
     query.now = kNow;
     query.lane_idle_from = kNow;
     return query;
@@ -85,7 +85,7 @@ class ModelQueueTest : public testing::Test {
 
   QueueLimits limits_;
   BatchPolicy batching_;
-  std::vector<DeviceLoad> loads_ = {{kFirst, true, {}}, {kSecond, true, {}}};
+  std::vector<DeviceLoad> loads_ = {{kFirst, true, {}, kMove}, {kSecond, true, {}, kMove}};
   std::unique_ptr<ModelQueue> queue_;
   std::vector<Lease> leases_;
 };

@@ -75,6 +75,7 @@ void ModelState::set_plans(std::vector<PlanState*> plans, std::span<const Device
   copies_ = &copies;
   for (PlanState* plan : plans_) {
     figures_.push_back(plan->figures);
+    plan->location = figures_.size();
     if (!staging_ && plan->device().device()->separate_memory()) staging_ = &plan->device();
   }
 }
@@ -168,6 +169,7 @@ Result<void> ModelState::validate_inputs(Request& request, RequestState& state) 
                         " items, but a batch holds at most ", info_.max_items,
                         "; split the request or raise batching.max_items")};
   }
+  if (std::optional<Error> fault = fault_at(state.location)) return *std::move(fault);
   state.items = std::max<std::int64_t>(items, 1);
   state.shape_key = key;
   state.bytes = total_bytes;
@@ -376,6 +378,12 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
     return std::move(queued).error();
   }
   (void)engines.release();  // now the queue's: whoever answers adopts it again
+  // The device may have been lost after the look at it in `validate` and before the request was to
+  // be found in the queue.
+  if (const std::optional<Error> fault = fault_at(state->location)) {
+    fail_waiting_at(state->location, *fault);
+    return callers;
+  }
   wake_a_driver(*state);
   return callers;
 }
@@ -472,6 +480,26 @@ void ModelState::hand_over(RequestState& state, Delivery& delivery) {
 void ModelState::fail_waiting(const Error& error) {
   std::vector<RequestState*> waiting;
   queue_.take_all(waiting);
+  answer_all(waiting, error);
+}
+
+void ModelState::fail_waiting_at(std::size_t location, const Error& error) {
+  std::vector<RequestState*> waiting;
+  queue_.take_location(location, waiting);
+  answer_all(waiting, error);
+}
+
+void ModelState::stop(const Error& error) {
+  close(error);
+  fail_waiting(error);
+}
+
+std::optional<Error> ModelState::fault_at(std::size_t location) const {
+  if (location == 0 || !plans_[location - 1]->device().lost()) return std::nullopt;
+  return plans_[location - 1]->device().fault();
+}
+
+void ModelState::answer_all(std::span<RequestState* const> waiting, const Error& error) {
   Delivery delivery(executor_);
   for (RequestState* state : waiting) {
     state->release_tensors();
@@ -557,6 +585,14 @@ ModelStatistics ModelState::statistics() const {
     statistics.bound_in_place += read(figures.in_place);
     statistics.running_batches += read(figures.running);
     statistics.device_time += Duration(read(figures.device_time));
+    DeviceStatistics& device = statistics.devices.emplace_back();
+    device.device = info_.placements[statistics.devices.size() - 1].device;
+    device.requests = read(figures.requests);
+    device.items = read(figures.items);
+    device.batches = read(figures.batches);
+    device.moved_requests = read(figures.moved);
+    device.device_time = Duration(read(figures.device_time));
+    device.total.merge(figures.phases[static_cast<std::size_t>(Phase::total)].snapshot());
   }
   if (ensemble_) {
     statistics.phases[static_cast<std::size_t>(Phase::total)].merge(total_.snapshot());

@@ -66,6 +66,10 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
   void answer(RequestState& state, Result<Response> answer, Delivery& delivery);
   /// Answers every waiting request with `error`.
   void fail_waiting(const Error& error);
+  /// Answers those whose data lies at `location`, which is lost.
+  void fail_waiting_at(std::size_t location, const Error& error);
+  /// Answers every waiting request with `error`, and refuses those that come.
+  void stop(const Error& error);
   /// Answers those whose deadline has passed.
   void expire(TimePoint now, Delivery& delivery);
   /// Called when an answer is with its caller; the model may be gone when this returns.
@@ -98,6 +102,8 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
                             std::string_view what) const;
   Result<void> stage_inputs(Request& request, RequestState& state) const;
   Result<void> stage_input(NamedTensor& input, std::size_t index, RequestState& state) const;
+  void answer_all(std::span<RequestState* const> waiting, const Error& error);
+  [[nodiscard]] std::optional<Error> fault_at(std::size_t location) const;
   void wake_a_driver(const RequestState& state);
   void hand_over(RequestState& state, Delivery& delivery);
   void count(const RequestState& state, const Result<Response>& answer);

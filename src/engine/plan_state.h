@@ -161,6 +161,7 @@ struct PlanFigures {
   LiveHistogram batch_items;
   std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
   std::array<std::atomic<std::uint64_t>, kEagerReasons> eager{};
+  std::atomic<std::uint64_t> requests{0}, items{0}, moved{0};  // of batches that succeeded
   std::atomic<Duration::rep> device_time{0};
 };
 
@@ -192,6 +193,7 @@ class PlanState {
 
   // Set once when published.
   ModelState* model = nullptr;
+  std::size_t location = 0;  // of its device's data in the model's queue
 
   // The driver's.
   double virtual_time = 0;

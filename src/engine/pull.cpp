@@ -11,12 +11,13 @@ constexpr Duration kShortestWait = std::chrono::microseconds(50);
 }  // namespace
 
 PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
-                         std::span<const DeviceLoad> loads, const MoveCost& cost, TimePoint now) {
+                         std::span<const DeviceLoad> loads, TimePoint now) {
   if (data_device.is_host_memory() || data_device == puller) return {true};
   for (const DeviceLoad& load : loads) {
     if (load.device != data_device) continue;
+    if (load.lost) return {false};
     if (!load.usable) return {true};
-    const Duration move = cost.of(bytes);
+    const Duration move = load.move.of(bytes);
     if (load.expected_wait > move) return {true};
     // Look again when the estimate could have turned out wrong by as much.
     return {false, now + load.expected_wait + std::max<Duration>(move, kShortestWait)};

@@ -7,16 +7,6 @@
 
 namespace millrace {
 
-/// What is known of a device that runs the model.
-struct DeviceLoad {
-  DeviceId device;
-  /// It can take work: not failed, not all of its lanes quarantined.
-  bool usable = true;
-  /// How long a request at the front of its own queue would wait there for a lane; zero when one is
-  /// free.
-  Duration expected_wait{};
-};
-
 /// The cost of moving data between two devices.
 struct MoveCost {
   Duration latency = std::chrono::microseconds(20);
@@ -28,6 +18,20 @@ struct MoveCost {
   }
 };
 
+/// What is known of a device that runs the model.
+struct DeviceLoad {
+  DeviceId device;
+  /// It can take work: not failed, not all of its lanes quarantined.
+  bool usable = true;
+  /// How long a request at the front of its own queue would wait there for a lane; zero when one is
+  /// free.
+  Duration expected_wait{};
+  /// Of data from there to the device that asks.
+  MoveCost move{};
+  /// It failed for good, and its memory with it.
+  bool lost = false;
+};
+
 struct PullDecision {
   bool pull = false;
   /// When to ask again if it may not be pulled yet; `TimePoint::max()`: when the data's device
@@ -37,9 +41,9 @@ struct PullDecision {
 
 /// Whether `puller` may take a request of `bytes` bytes whose inputs lie on `data_device`. Data in
 /// ordinary host memory may go anywhere; data on a device goes to that device, unless it does not
-/// run the model, is unusable, or waiting for it costs more than moving. Decides, never acts.
+/// run the model, is unusable, or waiting for it costs more than moving; data on a device that is
+/// lost goes nowhere. Decides, never acts.
 [[nodiscard]] PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
-                                       std::span<const DeviceLoad> loads, const MoveCost& cost,
-                                       TimePoint now);
+                                       std::span<const DeviceLoad> loads, TimePoint now);
 
 }  // namespace millrace

@@ -16,10 +16,10 @@ constexpr DeviceId kSecond = DeviceId::host(1);
 // 100 us, and 1 us for each kilobyte.
 constexpr MoveCost kMove{microseconds(100), 1e9};
 
-PullDecision ask(DeviceId data, DeviceId puller, const DeviceLoad& second,
-                 std::size_t bytes = 1000) {
-  const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, second};
-  return choose_pull(data, bytes, puller, loads, kMove, kNow);
+PullDecision ask(DeviceId data, DeviceId puller, DeviceLoad second, std::size_t bytes = 1000) {
+  second.move = kMove;
+  const std::vector<DeviceLoad> loads = {{kFirst}, second};
+  return choose_pull(data, bytes, puller, loads, kNow);
 }
 
 TEST(ChoosePull, OrdinaryHostMemoryGoesAnywhere) {
@@ -54,9 +54,8 @@ TEST(ChoosePull, AsksAgainWhenTheEstimateCouldHaveTurnedOutWrong) {
 }
 
 TEST(ChoosePull, DoesNotAskWithoutPauseWhereMovingCostsNothing) {
-  const std::vector<DeviceLoad> loads = {{kFirst, true, {}}, {kSecond, true, {}}};
-  const PullDecision decision =
-      choose_pull(kSecond, 0, kFirst, loads, MoveCost{Duration(), 1e12}, kNow);
+  const std::vector<DeviceLoad> loads = {{kFirst}, {kSecond, true, {}, {Duration(), 1e12}}};
+  const PullDecision decision = choose_pull(kSecond, 0, kFirst, loads, kNow);
   EXPECT_FALSE(decision.pull);
   EXPECT_GE(decision.ask_again, kNow + microseconds(50));
 }
@@ -65,9 +64,23 @@ TEST(ChoosePull, AnybodyTakesItFromADeviceThatCannot) {
   EXPECT_TRUE(ask(kSecond, kFirst, {kSecond, false, {}}).pull);
 }
 
+TEST(ChoosePull, NobodyTakesWhatLiesOnADeviceThatIsLost) {
+  const PullDecision decision = ask(kSecond, kFirst, {kSecond, false, {}, {}, true});
+  EXPECT_FALSE(decision.pull);
+  EXPECT_EQ(decision.ask_again, TimePoint::max());
+}
+
+TEST(ChoosePull, TheCostIsThatOfTheDeviceWithTheData) {
+  const DeviceLoad near{kFirst, true, milliseconds(1), {microseconds(10), 1e12}};
+  const DeviceLoad far{kSecond, true, milliseconds(1), {milliseconds(10), 1e9}};
+  const std::vector<DeviceLoad> loads = {near, far};
+  EXPECT_TRUE(choose_pull(kFirst, 1000, DeviceId::host(2), loads, kNow).pull);
+  EXPECT_FALSE(choose_pull(kSecond, 1000, DeviceId::host(2), loads, kNow).pull);
+}
+
 TEST(ChoosePull, AnybodyTakesItFromADeviceThatDoesNotRunTheModel) {
   EXPECT_TRUE(ask(DeviceId::host(7), kFirst, {kSecond}).pull);
-  EXPECT_TRUE(choose_pull(kSecond, 1, kFirst, {}, kMove, kNow).pull);
+  EXPECT_TRUE(choose_pull(kSecond, 1, kFirst, {}, kNow).pull);
 }
 
 }  // namespace

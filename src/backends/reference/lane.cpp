@@ -265,6 +265,11 @@ Result<void> ReferenceLane::imitate(const Prepared* prepared, const BatchIo& io,
     }
   }
   if (options.kind == Kind::fail && call.named) {
+    if (options.sticky) {
+      const std::string reason = concat("call ", call.number, " breaks it, as asked");
+      as_host(model_->device)->break_down(reason);
+      return Error{ErrorCode::gpu_fault, reason, Scope::process};
+    }
     Error error = model_->error(options.code, concat("call ", call.number, " fails, as asked"));
     error.scope = options.scope;
     return error;

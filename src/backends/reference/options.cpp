@@ -167,6 +167,7 @@ constexpr Option kOptions[] = {
     {"when", bit(Kind::fail), MILLRACE_OPTION(when, parse_when(text))},
     {"code", bit(Kind::fail), MILLRACE_OPTION(code, parse_code(text))},
     {"scope", bit(Kind::fail), MILLRACE_OPTION(scope, parse_scope(text))},
+    {"sticky", bit(Kind::fail), MILLRACE_OPTION(sticky, parse_switch("sticky", text))},
     {"fail_load", kAll, MILLRACE_OPTION(fail_load, parse_switch("fail_load", text))},
     {"fail_lane", kAll,
      MILLRACE_OPTION(fail_lane, parse_count<int>("fail_lane", text, 0, kMostInt))},

@@ -43,6 +43,7 @@ struct Options {
   FailWhen when = FailWhen::run;
   ErrorCode code = ErrorCode::internal;
   Scope scope = Scope::request;
+  bool sticky = false;  // the device is lost
   bool fail_load = false;
   int fail_lane = 0;  // the k-th lane made; 0: none
   bool fail_prepare = false;

@@ -33,16 +33,19 @@ Result<Stream> HostDevice::new_stream(const StreamOptions& options) {
   const int number = streams_made_.fetch_add(1, std::memory_order_relaxed);
   std::string name = options.name;
   if (name.empty()) name = concat(id(), "/", number);
-  MILLRACE_ASSIGN(auto queue, HostQueue::start(name));
+  MILLRACE_TRY(fault_->check());
+  MILLRACE_ASSIGN(auto queue, HostQueue::start(name, fault_));
   return Stream(std::make_unique<HostStream>(id(), std::move(queue)));
 }
 
 Result<Event> HostDevice::new_event(EventTiming timing) {
+  MILLRACE_TRY(fault_->check());
   return Event(std::make_unique<HostEvent>(id(), timing));
 }
 
 Result<Buffer> HostDevice::allocate(std::size_t bytes, MemoryKind kind) {
   if (bytes == 0) return Buffer();
+  MILLRACE_TRY(fault_->check());
   MILLRACE_ASSIGN(void* data, memory_->allocate(bytes, kind));
   return Buffer(this, data, bytes, kind);
 }
@@ -51,6 +54,10 @@ Result<Stream> HostDevice::borrow_stream(void*) {
   return Error{ErrorCode::unsupported, concat("borrow_stream: ", id(),
                                               " is a host device, whose streams have no native "
                                               "handle; use new_stream")};
+}
+
+void HostDevice::break_down(const std::string& reason) {
+  fault_->set({ErrorCode::gpu_fault, reason, Scope::process});
 }
 
 Result<void> HostDevice::wake_after(EventRef, Waker&) { return {}; }

@@ -7,6 +7,7 @@
 #include <millrace/device.h>
 
 #include "device/host/host_memory.h"
+#include "device/host/host_queue.h"
 
 namespace millrace {
 
@@ -39,6 +40,11 @@ class HostDevice final : public Device {
   }
   [[nodiscard]] Result<Stream> borrow_stream(void* native_handle) override;
 
+  /// Imitates a fault that makes a GPU useless: no stream does any more work, nothing new can be
+  /// made, and every question is answered with an error of Scope::process that gives the reason.
+  void break_down(const std::string& reason);
+  [[nodiscard]] bool broken() const noexcept { return fault_->broken(); }
+
   /// How many times longer imitated work takes here.
   [[nodiscard]] double slowness() const noexcept { return options_.slowness; }
   [[nodiscard]] std::shared_ptr<MemorySource> memory_source() override { return memory_; }
@@ -51,6 +57,7 @@ class HostDevice final : public Device {
   const HostDeviceOptions options_;
   const DeviceInfo info_;
   const std::shared_ptr<HostMemory> memory_;
+  const std::shared_ptr<HostFault> fault_ = std::make_shared<HostFault>();
   std::atomic<int> streams_made_{0};
 };
 

@@ -42,8 +42,10 @@ void copy_rows(const CopyPiece& piece) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<HostQueue>> HostQueue::start(const std::string& name) {
+Result<std::shared_ptr<HostQueue>> HostQueue::start(const std::string& name,
+                                                    std::shared_ptr<const HostFault> fault) {
   auto queue = std::make_shared<HostQueue>();
+  queue->fault_ = std::move(fault);
   // The thread owns the queue too, and lets go when it ends.
   MILLRACE_ASSIGN(queue->thread_, Thread::start(name, [queue] { queue->work(); }));
   return queue;
@@ -104,7 +106,11 @@ void HostQueue::work() noexcept {
   std::uint64_t done = 0;
   while (take(tasks, pieces)) {
     for (Task& task : tasks) {
-      execute(task, pieces);
+      if (fault_ && fault_->broken()) {
+        skip(task);
+      } else {
+        execute(task, pieces);
+      }
       task = Task();  // what it held goes before the task counts as done
       progress_.advance(++done);
     }
@@ -127,6 +133,12 @@ bool HostQueue::take(std::vector<Task>& tasks, Pieces& pieces) noexcept {
     }
     waker_.wait_until(TimePoint::max());
   }
+}
+
+/// Of a device that failed: nothing happens, but who waits for a word is told to look.
+void HostQueue::skip(const Task& task) noexcept {
+  const auto* signal = std::get_if<Signal>(&task);
+  if (signal && signal->waker) signal->waker->wake();
 }
 
 void HostQueue::execute(Task& task, const Pieces& pieces) noexcept {

@@ -31,6 +31,30 @@ struct EventTime {
   TimePoint time;
 };
 
+/// How a host device imitates a fault that makes a GPU useless: from then on its streams do none of
+/// their work, and say why. Shared by the device and its streams. Thread-safe.
+class HostFault {
+ public:
+  /// The first counts.
+  void set(Error error) {
+    const std::lock_guard lock(mutex_);
+    if (broken()) return;
+    error_ = std::move(error);
+    broken_.store(true, std::memory_order_release);
+  }
+  [[nodiscard]] bool broken() const noexcept { return broken_.load(std::memory_order_acquire); }
+  /// The error, once broken.
+  [[nodiscard]] Result<void> check() const {
+    if (!broken()) return {};
+    return error_;
+  }
+
+ private:
+  std::mutex mutex_;
+  Error error_;  // written once, before broken_
+  std::atomic<bool> broken_{false};
+};
+
 /// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that
 /// streams may go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point
 /// is a number.
@@ -72,7 +96,9 @@ class HostQueue {
   using Task = std::variant<Copy, Gather, Fill, Run, Stamp, WaitForQueue, WaitForPoint, Signal>;
 
   /// Starts the thread. Errors: unavailable when the system has none to give.
-  [[nodiscard]] static Result<std::shared_ptr<HostQueue>> start(const std::string& name);
+  /// `fault`: of the device; may be null.
+  [[nodiscard]] static Result<std::shared_ptr<HostQueue>> start(
+      const std::string& name, std::shared_ptr<const HostFault> fault = nullptr);
 
   /// Each enqueues and returns the number of the task.
   template <class Kind>
@@ -93,6 +119,10 @@ class HostQueue {
   void await(std::uint64_t count) noexcept { progress_.await(count); }
   /// What a device that was waited for reported; stays once set.
   [[nodiscard]] std::optional<Error> failure() const;
+  /// Whether the device has failed for good, as an error.
+  [[nodiscard]] Result<void> check_device() const {
+    return fault_ ? fault_->check() : Result<void>();
+  }
   /// Whether the caller is a task of this queue.
   [[nodiscard]] bool on_own_thread() const noexcept;
 
@@ -112,8 +142,10 @@ class HostQueue {
   // Swaps everything enqueued into the two empty vectors; sleeps for it. False: closed and empty.
   bool take(std::vector<Task>& tasks, Pieces& pieces) noexcept;
   void execute(Task& task, const Pieces& pieces) noexcept;
+  static void skip(const Task& task) noexcept;
   void fail(Error error) noexcept;
 
+  std::shared_ptr<const HostFault> fault_;  // written before the thread starts
   std::mutex mutex_;
   std::vector<Task> tasks_;             // under mutex_
   Pieces pieces_;                       // under mutex_: those of the gathers in tasks_

@@ -21,6 +21,7 @@ class SharedHostPoint final : public StreamPoint {
 // HostPoint
 
 Result<bool> HostPoint::query() const {
+  if (queue) MILLRACE_TRY(queue->check_device());
   if (!reached()) return false;
   if (queue) {
     if (auto failure = queue->failure()) return *std::move(failure);
@@ -37,6 +38,7 @@ Result<void> HostPoint::synchronize() const {
         "return; use Stream::wait, or wait on another thread"};
   }
   queue->await(count);
+  MILLRACE_TRY(queue->check_device());
   if (auto failure = queue->failure()) return *std::move(failure);
   return {};
 }
@@ -100,33 +102,40 @@ void HostStream::abandon() noexcept {
 }
 
 Result<void> HostStream::copy(void* target, const void* source, std::size_t bytes) {
+  MILLRACE_TRY(check_device());
   queue_->push(HostQueue::Copy{target, source, bytes});
   return {};
 }
 
 Result<void> HostStream::gather(std::span<const CopyPiece> pieces) {
+  MILLRACE_TRY(check_device());
   queue_->push_gather(pieces);
   return {};
 }
 
 Result<void> HostStream::fill(void* target, std::uint8_t value, std::size_t bytes) {
+  MILLRACE_TRY(check_device());
   queue_->push(HostQueue::Fill{target, bytes, value});
   return {};
 }
 
 Result<void> HostStream::run(std::function<void()> task) {
+  MILLRACE_TRY(check_device());
   queue_->push(HostQueue::Run{std::move(task)});
   return {};
 }
 
 Result<void> HostStream::record(EventImpl& event) {
+  MILLRACE_TRY(check_device());
   static_cast<HostEvent&>(event).record(queue_);
   return {};
 }
 
 Result<void> HostStream::wait(const EventImpl& event) {
+  MILLRACE_TRY(check_device());
   if (event.device().kind == DeviceKind::host) {
     HostPoint point = static_cast<const HostEvent&>(event).host_point();
+    if (point.queue) MILLRACE_TRY(point.queue->check_device());
     if (point.queue == queue_) return {};  // a stream's own earlier work comes first anyway
     if (point.reached()) {
       auto reached = point.query();
@@ -142,6 +151,7 @@ Result<void> HostStream::wait(const EventImpl& event) {
 
 Result<void> HostStream::signal(std::atomic<std::uint64_t>& word, std::uint64_t value,
                                 Waker* waker) {
+  MILLRACE_TRY(check_device());
   queue_->push(HostQueue::Signal{&word, value, waker});
   return {};
 }

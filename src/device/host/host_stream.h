@@ -63,6 +63,8 @@ class HostStream final : public StreamImpl {
   void abandon() noexcept override;
 
  private:
+  [[nodiscard]] Result<void> check_device() const { return queue_->check_device(); }
+
   const DeviceId device_;
   std::shared_ptr<HostQueue> queue_;  // null once abandoned
 };
