@@ -226,6 +226,7 @@ TimePoint DeviceState::drive_once() {
 // completion
 
 bool DeviceState::complete_finished() {
+  if (lost()) return false;  // all is answered, and what its streams may touch is held for ever
   bool any = false;
   const auto look_at = [&](PlanState& plan) {
     for (auto& lane : plan.lanes) {
@@ -246,6 +247,16 @@ bool DeviceState::complete_finished() {
 void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   const Annotation completing(plan.model->config().name, ": complete batch ", slot.number);
   now_ = Clock::now();
+  // Once a device is lost, what the others have done counts only if their streams say so.
+  const bool suspect =
+      slot.status.failed() ? slot.status.error().code == ErrorCode::gpu_fault : faults_.any();
+  if (suspect && !slot.given_up) {
+    if (std::optional<Error> fault = fault_of(lane)) {
+      // Not over, whatever the word says: it was written because the stream takes no work.
+      slot.word->store(slot.expected - 1, std::memory_order_relaxed);
+      return lose_device(*std::move(fault));
+    }
+  }
   lane.in_flight.pop_front();
   lane.last_progress = now_;
   lane.terminating = false;
@@ -263,20 +274,12 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
     plan.figures->running.fetch_sub(1, std::memory_order_relaxed);
     read_times(slot);
     account(plan, lane, slot, now_);
-    // Once a device is lost, what the others have done counts only if their streams say so.
-    if (faults_.any() && !slot.status.failed()) {
-      if (std::optional<Error> fault = fault_of(lane)) slot.status.fail(*std::move(fault));
-    }
-    const bool suspect = slot.status.failed() && slot.status.error().code == ErrorCode::gpu_fault;
     answer_batch(plan, lane, slot, now_);
-    if (suspect && !lost()) {
-      if (std::optional<Error> fault = fault_of(lane)) lose_device(*std::move(fault));
-    }
   }
   for (Lease& lease : slot.input_leases) lease.reset();
   for (Lease& lease : slot.output_leases) lease.reset();
   for (Lease& lease : slot.host_leases) lease.reset();
-  if (lane.quarantined && lane.in_flight.empty() && !lost()) quarantine_over(plan, lane);
+  if (lane.quarantined && lane.in_flight.empty()) quarantine_over(plan, lane);
 }
 
 void DeviceState::read_times(BatchSlot& slot) {
