@@ -17,7 +17,8 @@ namespace millrace::cli {
 namespace {
 
 struct Options {
-  ModelArguments model;
+  std::vector<std::string> models;
+  ModelArguments model;  // of all; the name is not used
   std::vector<int> lanes;
   std::vector<std::int64_t> batches;
   bool offline = false;
@@ -32,6 +33,7 @@ struct Options {
   bool batching = true;
   Place place = Place::automatic;
   bool resident = false;
+  std::string data_on;
   double delay_us = 0;
   bool windows = false;
   std::string json;
@@ -47,6 +49,9 @@ constexpr int kDefaultConcurrency = 64;
 constexpr double kMostEager = 0.01;
 
 constexpr const char* kFooter =
+    "Several models run at the same time on one engine, each with the load asked for: "
+    "a.onnx@0 b.onnx@1 c.onnx@0,1 puts them on GPUs.\n"
+    "\n"
     "Loads: --offline keeps enough requests of a whole batch in flight to saturate every lane; "
     "--concurrency N keeps N requests of one\n"
     "item in flight, each sent again as soon as it is answered (N = 1: one caller that waits); "
@@ -69,6 +74,17 @@ Duration duration_of(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }
 
+void check_several(const Options& options) {
+  const auto refuse = [](const char* option, const char* why) {
+    throw UsageError(std::string(option) + " does not go with several models" + why);
+  };
+  if (options.lanes.size() > 1) refuse("a list of --lanes", "");
+  if (options.batches.size() > 1) refuse("a list of --batch", "");
+  if (!options.compare.empty()) refuse("--compare", ": loops by hand run one");
+  if (!options.input.inputs.empty()) refuse("--input", ", which get random data");
+  if (!options.plot.empty()) refuse("--plot", "");
+}
+
 void check(const Options& options) {
   const int loads =
       (options.offline ? 1 : 0) + (options.concurrency > 0 ? 1 : 0) + (options.rate > 0 ? 1 : 0);
@@ -83,6 +99,9 @@ void check(const Options& options) {
   const bool sweep = options.lanes.size() > 1 || options.batches.size() > 1;
   if (sweep && !options.trace.empty())
     throw UsageError("--trace goes with one value of --lanes and --batch, not with a list");
+  if (options.resident && !options.data_on.empty())
+    throw UsageError("--data-on and --resident both say where the inputs lie; give one of them");
+  if (options.models.size() > 1) check_several(options);
   std::set<std::string> peers(options.compare.begin(), options.compare.end());
   if (peers.size() != options.compare.size()) throw UsageError("--compare names a loop twice");
 }
@@ -100,9 +119,16 @@ std::string scenario_of(const Options& options) {
          std::to_string(options.concurrency > 0 ? options.concurrency : kDefaultConcurrency);
 }
 
-LoadOptions load_of(const Options& options, const ModelInfo& info) {
+Result<LoadOptions> load_of(const Options& options, const Engine& engine, const ModelInfo& info) {
   LoadOptions load;
+  load.engine = &engine;
   load.place = options.resident ? Place::device : options.place;
+  if (!options.data_on.empty()) {
+    Result<DeviceId> device = parse_device_id(options.data_on);
+    if (!device.ok()) return std::move(device).error();
+    load.place = Place::device;
+    load.data_on = *device;
+  }
   load.seed = options.seed;
   load.request_items = std::max<std::int64_t>(options.request_items, 1);
   if (options.offline) {
@@ -134,8 +160,8 @@ void configure(const Options& options, ModelConfig& config) {
   }
 }
 
-Result<void> compare_cell(const Options& options, const OpenModel& open, const BenchInputs& inputs,
-                          LoadGenerator& load, BenchCell& cell) {
+Result<void> compare_cell(const Options& options, const OpenModels::One& open,
+                          const BenchInputs& inputs, LoadGenerator& load, BenchCell& cell) {
   CompareSetup setup;
   setup.peers = options.compare;
   setup.model_path = open.file.config.path;
@@ -154,75 +180,132 @@ Result<void> compare_cell(const Options& options, const OpenModel& open, const B
   return {};
 }
 
-Result<BenchCell> run_cell(const Options& options, int lanes, std::int64_t batch) {
+// What one model is measured with. Stays where it is while the load runs.
+struct Station {
+  const OpenModels::One* one = nullptr;
+  std::unique_ptr<BenchInputs> inputs;
+  std::unique_ptr<LoadGenerator> load;
+  BenchCell cell;
+};
+
+Result<OpenModels> open_all(const Options& options, int lanes, std::int64_t batch) {
   ModelArguments arguments = options.model;
   arguments.lanes = lanes;
   arguments.batch = batch;
-  Result<ModelFile> file = read_model(arguments.model);
-  if (!file.ok()) return std::move(file).error();
-  apply(arguments, file->config);
-  configure(options, file->config);
+  std::vector<PlacedModel> models;
+  for (const std::string& argument : options.models) {
+    Result<PlacedModel> placed = read_placed_model(argument);
+    if (!placed.ok()) return std::move(placed).error();
+    apply(arguments, placed->file.config);
+    configure(options, placed->file.config);
+    models.push_back(std::move(*placed));
+  }
   EngineOptions engine;
+  engine.callback_threads = static_cast<int>(std::min<std::size_t>(models.size(), 8));
   if (!options.trace.empty()) {
     engine.trace_capacity = kTraceCapacity;
     engine.sample_every = 1;
   }
-  Result<OpenModel> open = open_model(std::move(*file), arguments, std::move(engine));
-  if (!open.ok()) return std::move(open).error();
-  Result<BenchInputs> inputs =
-      BenchInputs::open(open->model.info(), options.input, open->file.preprocess, options.seed);
-  if (!inputs.ok()) return std::move(inputs).error();
+  return open_models(std::move(models), arguments, std::move(engine));
+}
 
-  BenchCell cell;
-  cell.info = open->model.info();
-  cell.model = options.model.model;
+Result<Station> make_station(const Options& options, const OpenModels& open, std::size_t number) {
+  Station station;
+  station.one = &open.models[number];
+  Result<BenchInputs> inputs =
+      BenchInputs::open(station.one->model.info(), options.input, station.one->file.preprocess,
+                        options.seed + number);
+  if (!inputs.ok()) return std::move(inputs).error();
+  station.inputs = std::make_unique<BenchInputs>(std::move(*inputs));
+  BenchCell& cell = station.cell;
+  cell.info = station.one->model.info();
+  cell.model = options.models[number];
   cell.scenario = scenario_of(options);
-  cell.load = load_of(options, cell.info);
-  cell.load.engine = &open->engine;
-  const auto graphs = open->file.config.options.find("graphs");
-  cell.graphs_asked = graphs != open->file.config.options.end() &&
-                      (graphs->second == "on" || graphs->second == "1");
+  Result<LoadOptions> wanted = load_of(options, open.engine, cell.info);
+  if (!wanted.ok()) return std::move(wanted).error();
+  cell.load = *wanted;
+  const auto& model_options = station.one->file.config.options;
+  const auto graphs = model_options.find("graphs");
+  cell.graphs_asked =
+      graphs != model_options.end() && (graphs->second == "on" || graphs->second == "1");
   cell.batching = options.batching;
-  cell.delay = open->file.config.batching.max_delay;
+  cell.delay = station.one->file.config.batching.max_delay;
   Result<std::unique_ptr<LoadGenerator>> load =
-      LoadGenerator::make(open->model, *inputs, cell.load);
+      LoadGenerator::make(station.one->model, *station.inputs, cell.load);
   if (!load.ok()) return std::move(load).error();
-  {
-    Progress progress("measuring", 0, "requests");
-    std::uint64_t answered = 0;
-    Result<Measurement> measured = measure(
-        **load, open->model, plan_windows(duration_of(options.seconds)), options.rate > 0,
-        [&](const WindowSample& sample) {
-          progress.update(answered +=
-                          static_cast<std::uint64_t>(sample.requests_per_s * sample.seconds));
-        });
-    if (!measured.ok()) return std::move(measured).error();
-    cell.measurement = std::move(*measured);
+  station.load = std::move(*load);
+  return station;
+}
+
+Result<void> measure_all(const Options& options, std::vector<Station>& stations) {
+  std::vector<MeasuredLoad> loads;
+  for (const Station& station : stations)
+    loads.push_back({station.load.get(), &station.one->model});
+  Progress progress("measuring", 0, "requests");
+  std::uint64_t answered = 0;
+  Result<std::vector<Measurement>> measured =
+      measure(loads, plan_windows(duration_of(options.seconds)), options.rate > 0,
+              [&](const WindowSample& sample) {
+                progress.update(answered +=
+                                static_cast<std::uint64_t>(sample.requests_per_s * sample.seconds));
+              });
+  if (!measured.ok()) return std::move(measured).error();
+  for (std::size_t i = 0; i < stations.size(); ++i) {
+    stations[i].cell.measurement = std::move((*measured)[i]);
+    stations[i].cell.first_error = stations[i].load->first_error();
   }
-  cell.first_error = (*load)->first_error();
+  return {};
+}
+
+// A cell for each model, all measured at once.
+Result<std::vector<BenchCell>> run_cells(const Options& options, int lanes, std::int64_t batch) {
+  Result<OpenModels> open = open_all(options, lanes, batch);
+  if (!open.ok()) return std::move(open).error();
+  std::vector<Station> stations;
+  for (std::size_t i = 0; i < open->models.size(); ++i) {
+    Result<Station> station = make_station(options, *open, i);
+    if (!station.ok()) return std::move(station).error();
+    stations.push_back(std::move(*station));
+  }
+  Result<void> done = measure_all(options, stations);
+  if (!done.ok()) return std::move(done).error();
   if (!options.trace.empty()) {
     const std::vector<BatchTimeline> timelines = open->engine.timelines();
-    Result<void> written = write_chrome_trace(timelines, options.trace);
-    if (!written.ok()) return std::move(written).error();
+    done = write_chrome_trace(timelines, options.trace);
+    if (!done.ok()) return std::move(done).error();
   }
-  if (!options.compare.empty() && cell.measurement.errors == 0 && !interrupted()) {
-    Result<void> compared = compare_cell(options, *open, *inputs, **load, cell);
-    if (!compared.ok()) return std::move(compared).error();
+  std::vector<BenchCell> cells;
+  for (Station& station : stations) {
+    BenchCell& cell = station.cell;
+    if (!options.compare.empty() && cell.measurement.errors == 0 && !interrupted()) {
+      done = compare_cell(options, *station.one, *station.inputs, *station.load, cell);
+      if (!done.ok()) return std::move(done).error();
+    }
+    if (const Result<void> sound = check_faults(open->engine); !sound.ok()) {
+      cell.fault = sound.error();
+    }
+    cell.load.engine = nullptr;
+    cells.push_back(std::move(cell));
   }
-  cell.load.engine = nullptr;
-  return cell;
+  return cells;
 }
 
 Result<void> write_results(const Options& options, const std::vector<BenchCell>& cells,
                            const MachineFigures& machine) {
+  const bool together = options.models.size() > 1;
+  const bool sweep = options.lanes.size() > 1 || options.batches.size() > 1;
   Json json = Json::array();
   for (const BenchCell& cell : cells) json.push_back(cell_json(cell, machine));
-  const bool sweep = options.lanes.size() > 1 || options.batches.size() > 1;
-  if (!sweep) json = Json(json[0]);
+  if (together) {
+    json = together_json(cells, machine);
+  } else if (!sweep) {
+    json = Json(json[0]);
+  }
   if (options.json == kToStandardOutput)
     print_json(json);
   else
-    print(cells_text(cells, machine, options.windows));
+    print(together ? together_text(cells, machine, options.windows)
+                   : cells_text(cells, machine, options.windows));
   if (!options.json.empty() && options.json != kToStandardOutput) {
     Result<void> written =
         write_text(options.json, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
@@ -247,14 +330,19 @@ Result<int> run(const Options& options) {
     for (const std::int64_t batch :
          options.batches.empty() ? std::vector<std::int64_t>{0} : options.batches) {
       if (interrupted()) break;
-      Result<BenchCell> cell = run_cell(options, lanes, batch);
-      if (!cell.ok()) return std::move(cell).error();
-      if (cell->measurement.seconds > 0) cells.push_back(std::move(*cell));
+      Result<std::vector<BenchCell>> measured = run_cells(options, lanes, batch);
+      if (!measured.ok()) return std::move(measured).error();
+      for (BenchCell& cell : *measured) {
+        if (cell.measurement.seconds > 0) cells.push_back(std::move(cell));
+      }
     }
   }
   if (cells.empty()) return Error{ErrorCode::cancelled, "interrupted before anything was measured"};
   Result<void> written = write_results(options, cells, machine);
   if (!written.ok()) return std::move(written).error();
+  for (const BenchCell& cell : cells) {
+    if (cell.fault) return *cell.fault;
+  }
   for (const BenchCell& cell : cells) {
     if (cell.measurement.errors == 0) continue;
     return Error{ErrorCode::internal,
@@ -307,6 +395,9 @@ void add_load_options(CLI::App& verb, Options& options) {
           std::map<std::string, Place>{{"pinned", Place::pinned}, {"pageable", Place::pageable}}));
   verb.add_flag("--resident", options.resident,
                 "Inputs lie in the memory of the device that runs the model; outputs stay there");
+  verb.add_option("--data-on", options.data_on,
+                  "Inputs lie in the memory of this device; outputs stay where they are computed")
+      ->type_name("DEVICE");
   verb.add_option("--seed", options.seed, "Of random inputs and arrival times (default: 1)")
       ->type_name("N");
 }
@@ -337,7 +428,7 @@ void add_output_options(CLI::App& verb, Options& options) {
 void add_bench(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("bench", "Measures throughput and latency under a load");
-  add_model_arguments(*verb, options->model);
+  add_models_arguments(*verb, options->model, options->models);
   verb->add_option("--lanes", options->lanes,
                    "Lanes on each device; a list sweeps (default: the backend's)")
       ->delimiter(',')

@@ -25,6 +25,7 @@ struct BenchCell {
   std::vector<Comparison> comparisons;
   std::string first_error;
   bool graphs_asked = false;  // explicitly, by the option graphs=on
+  std::optional<Error> fault;  // a device failed for good
 
   /// Of the batches measured, those that were to run as graphs and did not; 0 to 1.
   [[nodiscard]] double eager_share() const;
@@ -42,6 +43,12 @@ struct MachineFigures {
 /// "12 of 400 batches ran without a graph (3.0%): 12 not_captured (capturing failed: ...)"; empty
 /// when all ran as asked.
 [[nodiscard]] std::string eager_text(const BenchCell& cell);
+/// Several models measured at the same time: each as a cell, and what each device did for them.
+[[nodiscard]] Json together_json(const std::vector<BenchCell>& cells,
+                                 const MachineFigures& machine);
+[[nodiscard]] std::string together_text(const std::vector<BenchCell>& cells,
+                                        const MachineFigures& machine, bool windows);
+
 [[nodiscard]] Json cell_json(const BenchCell& cell, const MachineFigures& machine);
 /// One line for each cell under a header.
 [[nodiscard]] std::string cells_csv(const std::vector<BenchCell>& cells);

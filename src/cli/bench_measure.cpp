@@ -4,9 +4,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <deque>
+#include <optional>
 #include <thread>
 
 #include "cli/print.h"
@@ -24,7 +26,8 @@ double seconds_of(Duration time) { return std::chrono::duration<double>(time).co
 // What one window brought.
 struct Window {
   double seconds = 0;
-  double cpu_s = 0;
+  double cpu_s = 0;                // of the process
+  std::uint64_t all_requests = 0;  // of all loads
   Tally tally;
   ModelStatistics statistics;
 };
@@ -32,6 +35,7 @@ struct Window {
 void add(Measurement& total, const Window& window) {
   total.seconds += window.seconds;
   total.cpu_s += window.cpu_s;
+  total.all_requests += window.all_requests;
   total.tally.merge(window.tally);
   merge(total.statistics, window.statistics);
 }
@@ -51,35 +55,84 @@ WindowSample sample_of(const Window& window) {
 // Cuts the time into windows: each ends where the next begins.
 class Cutter {
  public:
-  Cutter(LoadGenerator& load, const Model& model) : load_(load), model_(model) {
-    (void)load_.take();
+  explicit Cutter(std::span<const MeasuredLoad> loads) : loads_(loads) {
+    for (const MeasuredLoad& each : loads_) (void)each.load->take();
     mark();
   }
-  Window cut() {
+  // One window of each load.
+  std::vector<Window> cut() {
     const TimePoint start = start_;
     const double cpu = cpu_;
-    ModelStatistics before = std::move(statistics_);
-    Window window;
-    window.tally = load_.take();
+    const std::vector<ModelStatistics> before = std::move(statistics_);
+    std::vector<Window> windows(loads_.size());
+    for (std::size_t i = 0; i < loads_.size(); ++i) windows[i].tally = loads_[i].load->take();
     mark();
-    window.seconds = seconds_of(start_ - start);
-    window.cpu_s = cpu_ - cpu;
-    window.statistics = difference(statistics_, before);
-    return window;
+    std::uint64_t requests = 0;
+    for (const Window& window : windows) requests += window.tally.requests;
+    for (std::size_t i = 0; i < loads_.size(); ++i) {
+      windows[i].seconds = seconds_of(start_ - start);
+      windows[i].cpu_s = cpu_ - cpu;
+      windows[i].all_requests = requests;
+      windows[i].statistics = difference(statistics_[i], before[i]);
+    }
+    return windows;
   }
 
  private:
   void mark() {
     start_ = Clock::now();
     cpu_ = process_cpu_seconds();
-    statistics_ = model_.statistics();
+    statistics_.clear();
+    for (const MeasuredLoad& each : loads_) statistics_.push_back(each.model->statistics());
   }
 
-  LoadGenerator& load_;
-  const Model& model_;
+  const std::span<const MeasuredLoad> loads_;
   TimePoint start_;
   double cpu_ = 0;
-  ModelStatistics statistics_;
+  std::vector<ModelStatistics> statistics_;
+};
+
+// What becomes of one load: all windows after the warm-up, and the latest few by themselves.
+class Course {
+ public:
+  void add(Window window, bool counted) {
+    all_.samples.push_back(sample_of(window));
+    all_.samples.back().counted = counted;
+    all_.errors += window.tally.errors;
+    if (!counted) return;
+    cli::add(all_, window);
+    rates_.push_back(all_.samples.back().items_per_s);
+    last_.emplace_back(all_.samples.size() - 1, std::move(window));
+    if (last_.size() > kStableWindows) last_.pop_front();
+  }
+  [[nodiscard]] const WindowSample& latest() const { return all_.samples.back(); }
+  [[nodiscard]] bool stable() const { return is_stable(rates_); }
+  void add_errors(std::uint64_t errors) { all_.errors += errors; }
+
+  // `stable`: the figures are those of the latest windows alone.
+  Measurement finish(bool stable, bool whole, std::uint64_t resident) {
+    all_.interrupted = interrupted();
+    all_.resident_bytes = resident;
+    all_.stable = stable;
+    if (!stable || whole) return std::move(all_);
+    Measurement latest;
+    latest.samples = std::move(all_.samples);
+    latest.errors = all_.errors;
+    latest.resident_bytes = resident;
+    latest.interrupted = all_.interrupted;
+    latest.stable = true;
+    for (WindowSample& sample : latest.samples) sample.counted = false;
+    for (const auto& [place, window] : last_) {
+      latest.samples[place].counted = true;
+      cli::add(latest, window);
+    }
+    return latest;
+  }
+
+ private:
+  Measurement all_;                                  // after the warm-up
+  std::deque<std::pair<std::size_t, Window>> last_;  // with their place in the samples
+  std::vector<double> rates_;
 };
 
 }  // namespace
@@ -137,54 +190,62 @@ void merge(ModelStatistics& into, const ModelStatistics& more) {
   into.device_time += more.device_time;
   for (std::size_t i = 0; i < kPhases; ++i) into.phases[i].merge(more.phases[i]);
   into.batch_items.merge(more.batch_items);
+  if (into.devices.size() < more.devices.size()) into.devices.resize(more.devices.size());
+  for (std::size_t i = 0; i < more.devices.size(); ++i) {
+    DeviceStatistics& device = into.devices[i];
+    device.device = more.devices[i].device;
+    for (const auto field : {&DeviceStatistics::requests, &DeviceStatistics::items,
+                             &DeviceStatistics::batches, &DeviceStatistics::moved_requests}) {
+      device.*field += more.devices[i].*field;
+    }
+    device.device_time += more.devices[i].device_time;
+    device.total.merge(more.devices[i].total);
+  }
+}
+
+Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
+                                         const WindowPlan& plan, bool whole,
+                                         const WindowCallback& on_window) {
+  std::vector<Course> courses(loads.size());
+  const TimePoint start = Clock::now();
+  for (const MeasuredLoad& each : loads) each.load->start();
+  Cutter cutter(loads);
+  bool stable = false;
+  for (bool more = true; more;) {
+    more = sleep_unless_interrupted(plan.window);
+    std::vector<Window> windows = cutter.cut();
+    const bool warm = Clock::now() - start > plan.warm_up + plan.window / 2;
+    // Whoever interrupts the warm-up wants to see what there is.
+    const bool counted = warm || !more;
+    for (std::size_t i = 0; i < loads.size(); ++i) {
+      courses[i].add(std::move(windows[i]), counted);
+      on_window(courses[i].latest());
+    }
+    stable = counted && more &&
+             std::all_of(courses.begin(), courses.end(),
+                         [](const Course& course) { return course.stable(); });
+    if (stable && !whole) break;
+    if (Clock::now() - start + plan.window / 2 >= plan.most) break;
+  }
+  const std::uint64_t resident = resident_bytes();
+  std::optional<Error> error;
+  for (std::size_t i = 0; i < loads.size(); ++i) {
+    Result<void> stopped = loads[i].load->stop();
+    if (!stopped.ok() && !error) error = std::move(stopped).error();
+    courses[i].add_errors(loads[i].load->take().errors);  // of what was in flight at the end
+  }
+  if (error) return *std::move(error);
+  std::vector<Measurement> measured;
+  for (Course& course : courses) measured.push_back(course.finish(stable, whole, resident));
+  return measured;
 }
 
 Result<Measurement> measure(LoadGenerator& load, const Model& model, const WindowPlan& plan,
                             bool whole, const WindowCallback& on_window) {
-  Measurement all;  // after the warm-up
-  std::deque<std::pair<std::size_t, Window>>
-      last;  // the latest kStableWindows, with their place in the samples
-  std::vector<double> rates;
-  const TimePoint start = Clock::now();
-  load.start();
-  Cutter cutter(load, model);
-  for (bool more = true; more;) {
-    more = sleep_unless_interrupted(plan.window);
-    Window window = cutter.cut();
-    all.samples.push_back(sample_of(window));
-    all.errors += window.tally.errors;
-    const bool warm = Clock::now() - start > plan.warm_up + plan.window / 2;
-    // Whoever interrupts the warm-up wants to see what there is.
-    all.samples.back().counted = warm || !more;
-    on_window(all.samples.back());
-    if (all.samples.back().counted) {
-      add(all, window);
-      rates.push_back(all.samples.back().items_per_s);
-      last.emplace_back(all.samples.size() - 1, std::move(window));
-      if (last.size() > kStableWindows) last.pop_front();
-      all.stable = more && is_stable(rates);
-      if (all.stable && !whole) break;
-    }
-    if (Clock::now() - start + plan.window / 2 >= plan.most) break;
-  }
-  all.interrupted = interrupted();
-  all.resident_bytes = resident_bytes();
-  Result<void> stopped = load.stop();
-  if (!stopped.ok()) return std::move(stopped).error();
-  all.errors += load.take().errors;  // of what was in flight at the end
-  if (!all.stable || whole) return all;
-  Measurement stable;
-  stable.samples = std::move(all.samples);
-  stable.errors = all.errors;
-  stable.resident_bytes = all.resident_bytes;
-  stable.interrupted = all.interrupted;
-  stable.stable = true;
-  for (WindowSample& sample : stable.samples) sample.counted = false;
-  for (const auto& [place, window] : last) {
-    stable.samples[place].counted = true;
-    add(stable, window);
-  }
-  return stable;
+  const MeasuredLoad one{&load, &model};
+  Result<std::vector<Measurement>> measured = measure({&one, 1}, plan, whole, on_window);
+  if (!measured.ok()) return std::move(measured).error();
+  return std::move(measured->front());
 }
 
 }  // namespace millrace::cli

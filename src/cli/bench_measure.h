@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <millrace/model.h>
@@ -43,7 +44,8 @@ struct Measurement {
   double seconds = 0;  // of the windows counted, as all that follows
   Tally tally;
   ModelStatistics statistics;
-  double cpu_s = 0;
+  double cpu_s = 0;                  // of the process
+  std::uint64_t all_requests = 0;    // of all loads that were measured together
   std::uint64_t errors = 0;          // of all windows, the warm-up included
   std::uint64_t resident_bytes = 0;  // at the end
   bool stable = false;
@@ -60,6 +62,18 @@ struct Measurement {
 
 /// Called after each window, on the thread that measures.
 using WindowCallback = std::function<void(const WindowSample&)>;
+
+/// A load and the model that it is on.
+struct MeasuredLoad {
+  LoadGenerator* load = nullptr;
+  const Model* model = nullptr;
+};
+
+/// Several loads at once, in windows that they share: stable when each is. One measurement for
+/// each, in their order. Otherwise as for one load, below.
+[[nodiscard]] Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
+                                                       const WindowPlan& plan, bool whole,
+                                                       const WindowCallback& on_window);
 
 /// Starts the load, warms up, then counts windows until the stable rule holds (the figures are then
 /// those of the stable windows) or the time is over (of all windows after the warm-up), and stops

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <span>
 
 #include <millrace/version.h>
 
@@ -27,7 +28,7 @@ double quantile_us(const BenchCell& cell, double q) {
 }
 
 double cpu_us_per_request(const BenchCell& cell) {
-  const std::uint64_t requests = cell.measurement.tally.requests;
+  const std::uint64_t requests = cell.measurement.all_requests;
   return requests == 0 ? 0 : cell.measurement.cpu_s * 1e6 / static_cast<double>(requests);
 }
 
@@ -135,6 +136,80 @@ std::string windows_text(const Measurement& measurement) {
   return table.text();
 }
 
+double per_second(std::uint64_t count, const Measurement& measurement) {
+  return measurement.seconds > 0 ? static_cast<double>(count) / measurement.seconds : 0;
+}
+
+double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+double seconds_of(Duration time) { return std::chrono::duration<double>(time).count(); }
+
+double items_of(const Measurement& measurement) {
+  double sum = 0;
+  for (const DeviceStatistics& device : measurement.statistics.devices)
+    sum += static_cast<double>(device.items);
+  return sum;
+}
+
+// Device time of all cells on a device.
+double device_seconds(std::span<const BenchCell> cells, DeviceId id) {
+  double sum = 0;
+  for (const BenchCell& cell : cells) {
+    for (const DeviceStatistics& device : cell.measurement.statistics.devices) {
+      if (device.device == id) sum += seconds_of(device.device_time);
+    }
+  }
+  return sum;
+}
+
+// What each device did for the models measured together.
+std::string devices_table(std::span<const BenchCell> cells) {
+  Table table({"device", "model", "items/s", "of the model", "of the device", "p50", "p99",
+               "batch items", "moved"},
+              {2, 3, 4, 5, 6, 7, 8});
+  for (const BenchCell& cell : cells) {
+    const Measurement& measurement = cell.measurement;
+    for (const DeviceStatistics& device : measurement.statistics.devices) {
+      const auto time = [&](double q) {
+        return format_time(std::chrono::nanoseconds(device.total.quantile(q)));
+      };
+      table.add(
+          {to_string(device.device), cell.info.name,
+           format_rate(per_second(device.items, measurement)),
+           format_percent(share(static_cast<double>(device.items),
+                                items_of(measurement))),
+           format_percent(
+               share(seconds_of(device.device_time), device_seconds(cells, device.device))),
+           time(0.5), time(0.99),
+           format_fixed(
+               share(static_cast<double>(device.items), static_cast<double>(device.batches)), 1),
+           format_count(device.moved_requests)});
+    }
+  }
+  return table.text();
+}
+
+Json devices_json(const BenchCell& cell, std::span<const BenchCell> together) {
+  const Measurement& measurement = cell.measurement;
+  Json devices = Json::array();
+  for (const DeviceStatistics& device : measurement.statistics.devices) {
+    devices.push_back(
+        {{"device", to_string(device.device)},
+         {"items_per_s", rounded(per_second(device.items, measurement), 1)},
+         {"requests_per_s", rounded(per_second(device.requests, measurement), 1)},
+         {"batches", device.batches},
+         {"moved_requests", device.moved_requests},
+         {"share_of_model", rounded(share(static_cast<double>(device.items),
+                                          items_of(measurement)),
+                                    4)},
+         {"share_of_device",
+          rounded(share(seconds_of(device.device_time), device_seconds(together, device.device)),
+                  4)},
+         {"latency_us", latency_json(device.total)}});
+  }
+  return devices;
+}
+
 std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool windows) {
   const Measurement& measurement = cell.measurement;
   const ModelInfo& info = cell.info;
@@ -170,6 +245,8 @@ std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool
                           : inked(Ink::red, format_count(measurement.errors) + " errors")));
   row("measured", rule_text(measurement));
   out += "\n" + title("Where the time of a request goes") + phases_text(measurement.statistics);
+  if (measurement.statistics.devices.size() > 1)
+    out += "\n" + title("What each device did") + devices_table({&cell, 1});
   if (!cell.comparisons.empty())
     out += "\n" + title("Compared in turn, in windows of the same length") + comparisons_text(cell);
   if (windows) out += "\n" + title("Windows") + windows_text(measurement);
@@ -241,31 +318,8 @@ const char* place_text(Place place) {
   return kNames[static_cast<std::size_t>(place)];
 }
 
-}  // namespace
-
-double BenchCell::eager_share() const {
-  const ModelStatistics& statistics = measurement.statistics;
-  if (statistics.batches == 0) return 0;
-  return static_cast<double>(statistics.eager()) / static_cast<double>(statistics.batches);
-}
-
-std::string eager_text(const BenchCell& cell) {
-  const ModelStatistics& statistics = cell.measurement.statistics;
-  if (statistics.eager() == 0) return {};
-  std::string reasons;
-  for (std::size_t i = 0; i < kEagerReasons; ++i) {
-    if (statistics.eager_batches[i] == 0) continue;
-    if (!reasons.empty()) reasons += ", ";
-    reasons += format_count(statistics.eager_batches[i]) + " " +
-               std::string(to_string(static_cast<EagerReason>(i)));
-  }
-  const std::string why = not_graphs_text(cell);
-  return format_count(statistics.eager()) + " of " + format_count(statistics.batches) +
-         " batches ran without one (" + format_fixed(100 * cell.eager_share(), 1) +
-         "%): " + reasons + (why.empty() ? "" : " (" + why + ")");
-}
-
-Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
+Json one_json(const BenchCell& cell, std::span<const BenchCell> together,
+              const MachineFigures& machine) {
   const Measurement& measurement = cell.measurement;
   Json devices = Json::array();
   for (const ModelInfo::Placement& placement : cell.info.placements)
@@ -274,6 +328,7 @@ Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
       {"model", cell.model},
       {"backend", cell.info.backend},
       {"devices", devices},
+      {"per_device", devices_json(cell, together)},
       {"lanes", cell.lanes()},
       {"slots", cell.info.placements.empty() ? 0 : cell.info.placements[0].slots},
       {"batch", cell.info.max_items},
@@ -312,6 +367,83 @@ Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
     json["sender_lateness_us"] = latency_json(measurement.tally.lateness);
   if (!cell.first_error.empty()) json["first_error"] = cell.first_error;
   return json;
+}
+
+}  // namespace
+
+double BenchCell::eager_share() const {
+  const ModelStatistics& statistics = measurement.statistics;
+  if (statistics.batches == 0) return 0;
+  return static_cast<double>(statistics.eager()) / static_cast<double>(statistics.batches);
+}
+
+std::string eager_text(const BenchCell& cell) {
+  const ModelStatistics& statistics = cell.measurement.statistics;
+  if (statistics.eager() == 0) return {};
+  std::string reasons;
+  for (std::size_t i = 0; i < kEagerReasons; ++i) {
+    if (statistics.eager_batches[i] == 0) continue;
+    if (!reasons.empty()) reasons += ", ";
+    reasons += format_count(statistics.eager_batches[i]) + " " +
+               std::string(to_string(static_cast<EagerReason>(i)));
+  }
+  const std::string why = not_graphs_text(cell);
+  return format_count(statistics.eager()) + " of " + format_count(statistics.batches) +
+         " batches ran without one (" + format_fixed(100 * cell.eager_share(), 1) +
+         "%): " + reasons + (why.empty() ? "" : " (" + why + ")");
+}
+
+Json cell_json(const BenchCell& cell, const MachineFigures& machine) {
+  return one_json(cell, {&cell, 1}, machine);
+}
+
+Json together_json(const std::vector<BenchCell>& cells, const MachineFigures& machine) {
+  const Measurement& first = cells.front().measurement;
+  Json models = Json::array();
+  double items = 0;
+  std::uint64_t errors = 0;
+  for (const BenchCell& cell : cells) {
+    models.push_back(one_json(cell, cells, machine));
+    items += cell.measurement.items_per_s();
+    errors += cell.measurement.errors;
+  }
+  return {{"scenario", cells.front().scenario},
+          {"models", models},
+          {"items_per_s", rounded(items, 1)},
+          {"requests_per_s", rounded(per_second(first.all_requests, first), 1)},
+          {"errors", errors},
+          {"cpu_s", rounded(first.cpu_s, 4)},
+          {"seconds", rounded(first.seconds, 4)},
+          {"stable", first.stable},
+          {"interrupted", first.interrupted}};
+}
+
+std::string together_text(const std::vector<BenchCell>& cells, const MachineFigures& machine,
+                          bool windows) {
+  Table table({"model", "backend", "devices", "items/s", "requests/s", "p50", "p99", "batch items",
+               "errors"},
+              {3, 4, 5, 6, 7, 8});
+  for (const BenchCell& cell : cells) {
+    table.add({cell.info.name, cell.info.backend, devices_text(cell),
+               format_rate(cell.measurement.items_per_s()),
+               format_rate(cell.measurement.requests_per_s()),
+               format_time(micros(quantile_us(cell, 0.5))),
+               format_time(micros(quantile_us(cell, 0.99))),
+               format_fixed(cell.measurement.statistics.batch_items.mean(), 1),
+               format_count(cell.measurement.errors)});
+  }
+  const Measurement& first = cells.front().measurement;
+  std::string out =
+      title(std::to_string(cells.size()) + " models at once, each with " + cells.front().scenario) +
+      table.text() + "\n" + title("What each device did") + devices_table(cells) + "\n";
+  out += "  CPU " + format_fixed(cpu_us_per_request(cells.front()), 1) + " us a request, " +
+         format_fixed(share(first.cpu_s, first.seconds), 2) + " of " +
+         std::to_string(machine.cores) + " cores; measured " + rule_text(first) + "\n";
+  for (const BenchCell& cell : cells) {
+    if (windows)
+      out += "\n" + title("Windows of " + cell.info.name) + windows_text(cell.measurement);
+  }
+  return out;
 }
 
 std::string cells_csv(const std::vector<BenchCell>& cells) {

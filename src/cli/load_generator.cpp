@@ -197,8 +197,10 @@ Result<void> LoadGenerator::State::place(std::vector<NamedTensor>& inputs, std::
   const Place place =
       options_.place == Place::automatic ? (gpu ? Place::pinned : Place::pageable) : options_.place;
   if (place == Place::pageable) return {};
-  const DeviceId target = place == Place::device ? placements[number % placements.size()].device
-                                                 : DeviceId::host_memory();
+  DeviceId target;
+  if (place == Place::device) {
+    target = options_.data_on.value_or(placements[number % placements.size()].device);
+  }
   for (NamedTensor& input : inputs) {
     if (input.view.type == DataType::bytes) continue;
     const Result<std::size_t> bytes = input.view.bytes();
@@ -228,7 +230,7 @@ Result<void> LoadGenerator::State::place_outputs(Context& context) {
     if (output.batch_axis >= 0) {
       shape[static_cast<std::size_t>(output.batch_axis)] = options_.request_items;
     }
-    if (byte_count(output.type, shape).ok()) {
+    if (!options_.data_on && byte_count(output.type, shape).ok()) {
       Result<Tensor> target =
           options_.engine->new_tensor(output.type, shape, context.load->inputs[0].view.device);
       if (!target.ok()) return std::move(target).error();

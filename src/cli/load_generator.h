@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <millrace/engine.h>
@@ -29,6 +30,9 @@ enum class Place : std::uint8_t {
 
 struct LoadOptions {
   Place place = Place::automatic;
+  /// With Place::device: all inputs lie there, and outputs stay where they are computed. Otherwise
+  /// inputs lie on the devices of the model in turn.
+  std::optional<DeviceId> data_on;
   /// That runs the model; outlives the load. Null: all is pageable.
   const Engine* engine = nullptr;
   Arrival arrival = Arrival::callbacks;

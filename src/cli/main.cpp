@@ -84,14 +84,18 @@ int run(int argc, char** argv) {
   add_demo(app, context);
   add_build(app, context);
   add_cache(app, context);
-  app.footer("\"millrace VERB --help\" tells more. Exit codes: 0 fine, 1 failed, 2 wrong usage.");
+  app.footer(
+      "\"millrace VERB --help\" tells more. Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 "
+      "a device failed for good.");
 
   try {
     app.parse(argc, argv);
     if (!context.action)
       throw UsageError("expected a verb: devices, inspect, run, bench, demo, build or cache");
     const Result<int> result = context.action();
-    return flush_output(result.ok() ? *result : report(result.error().message, kFailed));
+    if (result.ok()) return flush_output(*result);
+    const bool restart = result.error().scope == Scope::process;
+    return flush_output(report(result.error().message, restart ? kRestart : kFailed));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {  // help or version was asked for
       std::ostringstream text;

@@ -269,6 +269,15 @@ ModelStatistics difference(const ModelStatistics& later, const ModelStatistics& 
   out.device_time -= earlier.device_time;
   for (std::size_t i = 0; i < kPhases; ++i) out.phases[i].subtract(earlier.phases[i]);
   out.batch_items.subtract(earlier.batch_items);
+  for (std::size_t i = 0; i < std::min(out.devices.size(), earlier.devices.size()); ++i) {
+    DeviceStatistics& device = out.devices[i];
+    for (const auto field : {&DeviceStatistics::requests, &DeviceStatistics::items,
+                             &DeviceStatistics::batches, &DeviceStatistics::moved_requests}) {
+      device.*field -= earlier.devices[i].*field;
+    }
+    device.device_time -= earlier.devices[i].device_time;
+    device.total.subtract(earlier.devices[i].total);
+  }
   return out;
 }
 

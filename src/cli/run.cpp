@@ -362,6 +362,7 @@ Result<int> run(Options options) {
   done = writer.finish(seconds, latency, *open);
   if (done.ok() && !options.trace.empty())
     done = write_chrome_trace(open->engine.timelines(), options.trace);
+  if (done.ok()) done = check_faults(open->engine);
   if (!done.ok()) return std::move(done).error();
   return kFine;
 }

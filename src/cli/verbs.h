@@ -14,10 +14,11 @@ namespace millrace::cli {
 inline constexpr int kFine = 0;
 inline constexpr int kFailed = 1;
 inline constexpr int kWrongUsage = 2;
+inline constexpr int kRestart = 3;  // a device failed for good: only a new process gets it back
 
 /// What `main` and the verbs share. A verb's parse callback sets `action`; `main` calls it once the
 /// whole command line is known to be good. It returns an exit code, or an error, which is printed
-/// as "millrace: error: MESSAGE" and makes the exit code 1.
+/// as "millrace: error: MESSAGE" and makes the exit code 1, or 3 where it is of Scope::process.
 ///
 /// What is wrong with the command line itself is thrown as `CLI::ValidationError` while parsing, or
 /// from the action as `UsageError`: either ends with exit code 2.

@@ -226,11 +226,11 @@ TimePoint DeviceState::drive_once() {
 // completion
 
 bool DeviceState::complete_finished() {
-  if (lost()) return false;  // all is answered, and what its streams may touch is held for ever
   bool any = false;
   const auto look_at = [&](PlanState& plan) {
     for (auto& lane : plan.lanes) {
-      while (!lane->in_flight.empty() && lane->in_flight.front()->finished()) {
+      // Of a lost device all is answered, and what its streams may touch is held for ever.
+      while (!lost() && !lane->in_flight.empty() && lane->in_flight.front()->finished()) {
         complete(plan, *lane, *lane->in_flight.front());
         any = true;
       }
@@ -248,8 +248,8 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
   const Annotation completing(plan.model->config().name, ": complete batch ", slot.number);
   now_ = Clock::now();
   // Once a device is lost, what the others have done counts only if their streams say so.
-  const bool suspect =
-      slot.status.failed() ? slot.status.error().code == ErrorCode::gpu_fault : faults_.any();
+  const bool suspect = faults_.any() || (host_ && host_->broken()) ||
+                       (slot.status.failed() && slot.status.error().code == ErrorCode::gpu_fault);
   if (suspect && !slot.given_up) {
     if (std::optional<Error> fault = fault_of(lane)) {
       // Not over, whatever the word says: it was written because the stream takes no work.

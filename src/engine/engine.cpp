@@ -8,6 +8,7 @@
 
 #include "backends/backend.h"
 #include "base/log.h"
+#include "base/model_name.h"
 #include "base/text.h"
 #include "base/try.h"
 #include "engine/copy_pool.h"
@@ -26,17 +27,6 @@ int usable_processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
   return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
-}
-
-std::string name_from_path(const std::string& path) {
-  constexpr std::string_view kReference = "reference:";
-  if (path.starts_with(kReference)) {
-    const std::string kind = path.substr(kReference.size());
-    return kind.substr(0, kind.find('?'));
-  }
-  const std::size_t slash = path.find_last_of('/');
-  const std::string file = slash == std::string::npos ? path : path.substr(slash + 1);
-  return file.substr(0, file.find('.'));
 }
 
 Result<void> check_range(const char* what, std::int64_t value, std::int64_t low,

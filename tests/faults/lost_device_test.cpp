@@ -214,5 +214,32 @@ TEST_F(LostDevice, MayBeLostUnderLoadFromManyThreads) {
   }
 }
 
+// Batches in flight on several lanes and slots, callbacks that submit again from within.
+TEST_F(LostDevice, LeavesNoRequestUnanswered) {
+  for (int round = 0; round < 20; ++round) {
+    Engine engine = make_engine(devices(true, round % 2 == 1));
+    ModelConfig config = named("breaker", "reference:fail?sticky=1&at=60");
+    config.devices = {kLost};
+    config.lanes = 2;
+    config.batching.max_items = 2;
+    const Model models[] = {must(engine.load(config)),
+                            must(engine.load(named("both", "reference:identity")))};
+    std::atomic<int> answers{0};
+    std::function<void(const Model&, int)> send = [&](const Model& model, int left) {
+      const Result<Ticket> ticket =
+          model.submit(numbers_.request(), [&, left](const Result<Response>&, bool) {
+            ++answers;
+            if (left > 0) send(model, left - 1);
+          });
+      if (!ticket.ok()) answers += left + 1;
+    };
+    for (int i = 0; i < 8; ++i) {
+      for (const Model& model : models) send(model, 99);
+    }
+    EXPECT_TRUE(eventually([&] { return answers == 1600; })) << answers;
+    EXPECT_EQ(engine.faults().size(), 1u);
+  }
+}
+
 }  // namespace
 }  // namespace millrace::testing

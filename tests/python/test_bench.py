@@ -26,8 +26,10 @@ COMPARISON = {
     "slots?": int, "concurrency?": int,
     "samples": [{"engine_items_per_s": NUMBER, "peer_items_per_s": NUMBER, "engine_p50_us": NUMBER, "peer_p50_us": NUMBER}],
 }
+DEVICE = {"device": str, "items_per_s": NUMBER, "requests_per_s": NUMBER, "batches": int, "moved_requests": int,
+          "share_of_model": NUMBER, "share_of_device": NUMBER, "latency_us": LATENCY}
 CELL = {
-    "model": str, "backend": str, "devices": [str], "lanes": int, "slots": int, "batch": int, "scenario": str,
+    "model": str, "backend": str, "devices": [str], "per_device": [DEVICE], "lanes": int, "slots": int, "batch": int, "scenario": str,
     "in_flight": (int, type(None)), "rate": (int, float, type(None)), "request_items": int, "batching": bool, "memory": str, "delay_us": NUMBER,
     "items_per_s": NUMBER, "requests_per_s": NUMBER, "latency_us": LATENCY, "phases_us": PHASES, "errors": int, "cpu_s": NUMBER,
     "rss_mib": NUMBER, "cpu_us_per_request": NUMBER, "seconds": NUMBER, "stable": bool, "interrupted": bool, "requests": int,
@@ -35,6 +37,10 @@ CELL = {
     "timer_lag_us": NUMBER, "machine": {"cores": int, "versions": dict}, "samples": [SAMPLE], "sender_lateness_us?": LATENCY,
     "first_error?": str,
 }
+
+
+TOGETHER = {"scenario": str, "models": [CELL], "items_per_s": NUMBER, "requests_per_s": NUMBER, "errors": int, "cpu_s": NUMBER,
+            "seconds": NUMBER, "stable": bool, "interrupted": bool}
 
 
 def bench(*arguments):
@@ -246,6 +252,66 @@ def test_a_program_of_bench_runs_and_keeps_its_form(name):
 
 def test_every_program_of_bench_is_tested_here():
     assert {path.stem for path in (ROOT / "bench").glob("*.cpp")} == set(PROGRAMS)
+
+
+# --- Several models and devices ---
+
+@pytest.mark.parametrize("load", [["--offline"], ["--concurrency", "8"], ["--concurrency", "1"], ["--rate", "400"]])
+def test_several_models_each_on_its_devices(load):
+    found = json.loads(succeeds("bench", f"{DIGITS}@host:0", "reference:identity@host:1", "reference:busy?batch_us=200@host:0,host:1", *load, *SHORT, "--json"))
+    check_schema(found, TOGETHER)
+    digits, identity, busy = found["models"]
+    assert (digits["devices"], identity["devices"], busy["devices"]) == (["host:0"], ["host:1"], ["host:0", "host:1"])
+    for cell in found["models"]:
+        assert cell["errors"] == 0 and cell["requests"] > 0 and cell["scenario"] == found["scenario"]
+        assert [device["device"] for device in cell["per_device"]] == cell["devices"]
+        assert sum(device["share_of_model"] for device in cell["per_device"]) == pytest.approx(1, abs=0.001)
+    assert found["items_per_s"] == pytest.approx(sum(cell["items_per_s"] for cell in found["models"]), abs=1)
+    for device in ("host:0", "host:1"):
+        shares = [entry["share_of_device"] for cell in found["models"] for entry in cell["per_device"] if entry["device"] == device]
+        assert len(shares) == 2 and sum(shares) == pytest.approx(1, abs=0.001)
+
+
+def test_several_models_for_people(tmp_path):
+    text = succeeds("bench", "reference:identity@host:0", "reference:identity@host:1", *SHORT, "--csv", tmp_path / "both.csv")
+    assert "2 models at once" in text and "What each device did" in text and "identity#2" in text
+    rows = list(csv.DictReader((tmp_path / "both.csv").read_text().splitlines()))
+    assert [(row["model"], row["devices"]) for row in rows] == [("reference:identity@host:0", "host:0"), ("reference:identity@host:1", "host:1")]
+
+
+def test_models_without_devices_run_on_all_that_are_named():
+    found = json.loads(succeeds("bench", "reference:identity", "reference:add@host:1", "--devices", "host:0", *SHORT, "--json"))
+    assert [cell["devices"] for cell in found["models"]] == [["host:0", "host:1"], ["host:1"]]
+
+
+def test_data_on_a_device_is_computed_there():
+    cell = bench("reference:identity", "--devices", "host:0,host:1", "--data-on", "host:1", "--concurrency", "1")
+    assert [device["device"] for device in cell["per_device"]] == ["host:0", "host:1"]
+    assert cell["per_device"][1]["share_of_model"] > 0.5
+    assert cell["per_device"][0]["requests_per_s"] * cell["seconds"] <= cell["per_device"][0]["moved_requests"] + 1
+    assert "host:7" in fails(1, "bench", "reference:identity", "--data-on", "host:7", *SHORT)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--lanes", "1,2"], "--lanes"), (["--batch", "1,2"], "--batch"), (["--compare", "naive"], "--compare"),
+    (["--input", "x.npy"], "--input"), (["--plot", "x.svg"], "--plot"),
+])
+def test_what_several_models_cannot(arguments, words):
+    message = fails(2, "bench", "reference:identity@host:0", "reference:identity@host:1", *arguments)
+    assert words in message and "several models" in message
+
+
+def test_devices_behind_a_model_are_checked():
+    assert '"nothing"' in fails(1, "bench", "reference:identity@nothing", *SHORT)
+    assert "expected devices" in fails(1, "bench", "reference:identity@", *SHORT)
+    assert "twice" in fails(1, "bench", "reference:identity@host:1,host:1", *SHORT)
+
+
+def test_a_device_that_fails_for_good_is_told_by_the_exit_code():
+    for more in (["--concurrency", "4"], ["--offline"], ["--rate", "2000"]):
+        done = millrace("--log", "off", "bench", "reference:fail?sticky=1&at=300@host:0", "reference:identity@host:0,host:1", *more, *SHORT)
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert "host:0 failed" in done.stderr and "restarted" in done.stderr
 
 
 # --- Records and tables ---
