@@ -5,6 +5,8 @@
 
 #include "base/text.h"
 #include "base/try.h"
+#include "engine/device_state.h"
+#include "engine/plan_state.h"
 
 namespace millrace {
 
@@ -29,6 +31,21 @@ const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, const std:
   const auto at = std::find_if(tensors.begin(), tensors.end(),
                                [&name](const TensorInfo& info) { return info.name == name; });
   return at == tensors.end() ? nullptr : &*at;
+}
+
+/// Whether `to` can take tensors from any device that `from` runs on. Of an ensemble that is not
+/// known.
+bool reads_where_it_is_computed(const ModelState& from, const ModelState& to) {
+  const auto has_own_memory = [](PlanState* plan) {
+    return plan->device().device()->separate_memory();
+  };
+  if (from.plans().empty() || to.plans().empty()) return false;
+  const bool all_plain = std::none_of(to.plans().begin(), to.plans().end(), has_own_memory);
+  return std::all_of(from.plans().begin(), from.plans().end(), [&](PlanState* plan) {
+    if (all_plain && !has_own_memory(plan)) return true;
+    return std::any_of(to.plans().begin(), to.plans().end(),
+                       [plan](PlanState* other) { return &other->device() == &plan->device(); });
+  });
 }
 
 }  // namespace
@@ -142,10 +159,26 @@ Result<Ensemble::Plan> Ensemble::make(
     ensemble.outputs_.push_back(tensor);
     plan.info.outputs.push_back(*infos[tensor]);
   }
+  ensemble.place_intermediates();
   plan.info.name = config.name;
   plan.info.backend = "ensemble";
   plan.info.backend_reason = concat("a graph of ", ensemble.steps_.size(), " models");
   return plan;
+}
+
+void Ensemble::place_intermediates() {
+  for (Step& from : steps_) {
+    for (Wire& output : from.outputs) {
+      for (const Step& to : steps_) {
+        const bool takes = std::any_of(to.inputs.begin(), to.inputs.end(), [&](const Wire& input) {
+          return input.tensor == output.tensor;
+        });
+        if (takes && !reads_where_it_is_computed(*from.model, *to.model)) {
+          output.placement = OutputPlacement::automatic;
+        }
+      }
+    }
+  }
 }
 
 bool Ensemble::uses(const ModelState& model) const noexcept {
@@ -182,7 +215,7 @@ Request Ensemble::request_for(const Run& run, const Step& step) const {
     wanted.name = wire.name;
     const auto output = std::find(outputs_.begin(), outputs_.end(), wire.tensor);
     if (output == outputs_.end()) {
-      wanted.placement = OutputPlacement::device;
+      wanted.placement = wire.placement;
     } else {
       const auto index = static_cast<std::size_t>(output - outputs_.begin());
       for (std::size_t k = 0; k < run.state->wanted.size(); ++k) {

@@ -12,7 +12,8 @@
 namespace millrace {
 
 /// Each step is submitted to its model as soon as its inputs are there, and batches there with
-/// everybody else's requests. Intermediate tensors stay on the device that computed them.
+/// everybody else's requests. Intermediate tensors stay on the device that computed them where every
+/// step that takes them can run there; else they come to host memory.
 class Ensemble {
  public:
   struct Plan {
@@ -33,6 +34,8 @@ class Ensemble {
   struct Wire {
     std::string name;        // of the step's tensor
     std::size_t tensor = 0;  // of the ensemble
+    /// Of an output that is wanted for other steps only.
+    OutputPlacement placement = OutputPlacement::device;
   };
   struct Step {
     std::shared_ptr<ModelState> model;
@@ -42,6 +45,7 @@ class Ensemble {
   struct Run;
 
   std::size_t tensor_of(const std::string& name);
+  void place_intermediates();
   void launch_ready(const std::shared_ptr<Run>& run);
   void step_done(const std::shared_ptr<Run>& run, std::size_t step, Result<Response> response);
   void finish(Run& run);

@@ -957,5 +957,91 @@ TEST(SeparateMemory, NewTensorsOutliveTheEngineAndAreUsedAgain) {
   std::memset(kept->view().data, 1, 64);
 }
 
+// -------------------------------------------------------------------------------------------------
+// ensembles
+
+class SeparateEnsembles : public ::testing::Test {
+ protected:
+  /// A chain of two models on the devices given; answers by where the tensor between them lay.
+  void expect_chain(std::vector<DeviceId> first, std::vector<DeviceId> second, bool stays) {
+    EngineOptions options = apart(2);
+    options.devices.devices.push_back("host:2");  // without memory of its own
+    Engine engine = make_engine(options);
+    ModelConfig config = named_one("first", "reference:identity");
+    config.devices = std::move(first);
+    must(engine.load(config));
+    config.name = "second";
+    config.devices = std::move(second);
+    const Model taker = must(engine.load(config));
+    const auto step = [](std::string model, std::string from, std::string to) {
+      return EnsembleStep{
+          std::move(model), {{"input", std::move(from)}}, {{"output", std::move(to)}}};
+    };
+    ModelConfig chain;
+    chain.name = "chain";
+    chain.ensemble = {step("first", "x", "y"), step("second", "y", "z")};
+    chain.ensemble_outputs = {"z"};
+    const Model whole = must(engine.load(chain));
+    const auto used = [&] {
+      std::size_t sum = 0;
+      for (const DeviceReport& report : engine.device_reports()) sum += report.memory.used_bytes;
+      return sum;
+    };
+    const std::size_t before = used();
+    const Numbers numbers(3, 5);
+    Request request = numbers.request();
+    request.inputs[0].name = "x";
+    const Response response = must(whole.infer(std::move(request)));
+    EXPECT_EQ(floats(response.outputs[0].view), numbers.values());
+    EXPECT_EQ(used() > before, stays) << "a block of device memory for the tensor between";
+    EXPECT_EQ(taker.statistics().bound_in_place, stays ? 1u : 0u);
+  }
+};
+
+TEST_F(SeparateEnsembles, ATensorStaysWhereTheNextStepRuns) {
+  expect_chain({DeviceId::host(0)}, {DeviceId::host(0)}, true);
+  expect_chain({DeviceId::host(0)}, {DeviceId::host(1), DeviceId::host(0)}, true);
+}
+
+TEST_F(SeparateEnsembles, ATensorComesToHostMemoryForAStepThatRunsElsewhere) {
+  expect_chain({DeviceId::host(0)}, {DeviceId::host(1)}, false);
+  expect_chain({DeviceId::host(0), DeviceId::host(1)}, {DeviceId::host(1)}, false);
+}
+
+TEST_F(SeparateEnsembles, AStepOnTheHostTakesWhatADeviceComputed) {
+  Engine engine = [] {
+    EngineOptions options = apart(1);
+    options.devices.devices.push_back("host:1");
+    return make_engine(options);
+  }();
+  ModelConfig config = named_one("gpu", "reference:identity");
+  config.devices = {DeviceId::host(0)};
+  must(engine.load(config));
+  config = named_one("cpu", "reference:add");
+  config.devices = {DeviceId::host(1)};
+  must(engine.load(config));
+  ModelConfig chain;
+  chain.name = "chain";
+  chain.ensemble = {EnsembleStep{"gpu", {{"input", "x"}}, {{"output", "y"}}},
+                    EnsembleStep{"cpu", {{"a", "y"}, {"b", "x"}}, {{"sum", "z"}}}};
+  chain.ensemble_outputs = {"z"};
+  const Model whole = must(engine.load(chain));
+  const Numbers numbers(2, 3);
+  std::vector<Future> futures;
+  for (int i = 0; i < 20; ++i) {
+    Request request = numbers.request();
+    request.inputs[0].name = "x";
+    futures.push_back(whole.submit(std::move(request)));
+  }
+  for (Future& future : futures) {
+    const Response response = must(get(future));
+    const std::vector<float> sums = floats(response.outputs[0].view);
+    for (std::size_t k = 0; k < sums.size(); ++k) ASSERT_EQ(sums[k], 2 * numbers.values()[k]);
+  }
+  EXPECT_EQ(engine.device_reports()[0].memory.used_bytes,
+            engine.device_reports()[0].held.front().bytes)
+      << "nothing stays on the device for a step that cannot read it";
+}
+
 }  // namespace
 }  // namespace millrace::testing
