@@ -20,14 +20,20 @@
 
 namespace millrace {
 
-/// What an engine may compute in. Types that the model itself declares are kept in any case.
+/// What an engine may compute in. A model's precision is best a property of its file (a variant
+/// made by `millrace build --variant`), which is then built `typed`; fp16, bf16, int8 and fp8 leave
+/// the choice to the builder of TensorRT 10.
 enum class Precision : std::uint8_t {
-  fp32,   // nothing less
-  tf32,   // FP32 tensors; products in TF32 where the GPU has it
-  fp16,   // FP16 where it is faster
-  bf16,   // BF16 where it is faster
-  typed,  // exactly the types written in the model ("strongly typed")
+  automatic,  // typed for a model with Q/DQ nodes and for a variant, else tf32
+  fp32,       // nothing less
+  tf32,       // FP32 tensors; products in TF32 where the GPU has it
+  fp16,       // FP16 where it is faster
+  bf16,       // BF16 where it is faster
+  int8,       // INT8 where the model has Q/DQ nodes or a calibration cache has ranges
+  fp8,        // FP8 where the model has Q/DQ nodes
+  typed,      // exactly the types written in the model ("strongly typed")
 };
+/// "auto", "fp32", ...
 [[nodiscard]] std::string_view to_string(Precision precision) noexcept;
 /// Errors: invalid_argument, listing the names.
 [[nodiscard]] Result<Precision> parse_precision(std::string_view text);
@@ -49,7 +55,9 @@ struct BuildProgress {
 
 struct BuildOptions {
   std::string model;  // an ONNX file
-  Precision precision = Precision::tf32;
+  Precision precision = Precision::automatic;
+  /// Ranges that a calibrator of TensorRT wrote, for int8 without Q/DQ nodes. Empty: none.
+  std::string calibration_cache{};
   /// Of the first dimension of every input, where that is dynamic.
   std::int64_t min_batch = 1;
   std::int64_t opt_batch = 0;  // 0: the maximum
@@ -83,6 +91,8 @@ struct BuildReport {
   Duration took{};
   std::string builder;  // "TensorRT 10.6.0"
   std::string device;   // "NVIDIA H200"
+  /// What was asked for; what `automatic` came to.
+  Precision precision = Precision::automatic;
   /// What the engine is made of, as the vendor's inspector tells: JSON.
   std::string layers;
 };

@@ -5,7 +5,8 @@
 namespace millrace {
 namespace {
 
-constexpr std::string_view kNames[] = {"fp32", "tf32", "fp16", "bf16", "typed"};
+constexpr std::string_view kNames[] = {"auto", "fp32", "tf32", "fp16",
+                                       "bf16", "int8", "fp8",  "typed"};
 
 }  // namespace
 

@@ -4,7 +4,7 @@
 
 #include "backends/onnxruntime/lane.h"
 #include "backends/onnxruntime/library.h"
-#include "backends/onnxruntime/onnx_file.h"
+#include "backends/onnx_file.h"
 #include "backends/onnxruntime/session.h"
 #include "base/text.h"
 #include "base/try.h"

@@ -9,7 +9,7 @@
 #include <limits>
 #include <system_error>
 
-#include "backends/onnxruntime/onnx_file.h"
+#include "backends/onnx_file.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"

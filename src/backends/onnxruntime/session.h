@@ -10,6 +10,10 @@
 #include "backends/backend.h"
 #include "backends/onnxruntime/runtime.h"
 
+namespace millrace {
+struct OnnxSummary;
+}
+
 namespace millrace::onnxruntime {
 
 /// The options of docs/backends.md.
@@ -58,8 +62,8 @@ class Session {
  private:
   Session(const ModelSpec& spec, std::shared_ptr<Runtime> runtime);
   Result<void> open(const ModelSpec& spec, const SessionOptions& options);
-  Result<void> describe(const struct OnnxSummary& summary);
-  Result<void> describe_metadata(const struct OnnxSummary& summary);
+  Result<void> describe(const OnnxSummary& summary);
+  Result<void> describe_metadata(const OnnxSummary& summary);
 
   const std::string name_;
   const std::string title_;

@@ -23,6 +23,11 @@ Result<BuildReport> build_engine(const BuildOptions& options, const std::string&
         ErrorCode::invalid_argument,
         concat("the optimization level is ", options.optimization_level, ", expected 0 to 5")};
   }
+  if (!options.calibration_cache.empty() && options.precision != Precision::int8) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("a calibration cache is for the precision int8, not for ",
+                        to_string(options.precision))};
+  }
   if (options.device.kind != DeviceKind::cuda) {
     return Error{ErrorCode::invalid_argument,
                  concat("an engine is built on and for a GPU, as in cuda:0; got ", options.device)};
@@ -43,6 +48,7 @@ Result<BuildReport> build_engine(const BuildOptions& options, const std::string&
   report.took = built.took;
   report.builder = concat("TensorRT ", library->runtime->text);
   report.device = set.devices().front()->info().name;
+  report.precision = built.precision;
   report.layers = built.layers;
   return report;
 }

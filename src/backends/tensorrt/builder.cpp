@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 
+#include "backends/onnx_file.h"
 #include "backends/tensorrt/convert.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/logger.h"
@@ -76,10 +77,32 @@ class Monitor final : public nvinfer1::IProgressMonitor {
   std::map<std::string, BuildProgress> phases_;  // guarded by mutex_
 };
 
+/// Gives TensorRT 10 the ranges that an earlier calibration found, and no inputs to calibrate with.
+class KnownRanges final : public nvinfer1::IInt8EntropyCalibrator2 {
+ public:
+  explicit KnownRanges(std::string cache) : cache_(std::move(cache)) {}
+
+  std::int32_t getBatchSize() const noexcept override { return 1; }
+  bool getBatch(void*[], const char*[], std::int32_t) noexcept override { return false; }
+  const void* readCalibrationCache(std::size_t& length) noexcept override {
+    length = cache_.size();
+    return cache_.data();
+  }
+  void writeCalibrationCache(const void*, std::size_t) noexcept override {}
+
+ private:
+  const std::string cache_;
+};
+
 class Build {
  public:
   Build(const BuildOptions& options, const std::string& name, const std::string& content)
-      : options_(options), name_(name), content_(content), logger_(name), monitor_(options) {}
+      : options_(options),
+        precision_(resolved_precision(options.precision, content)),
+        name_(name),
+        content_(content),
+        logger_(name),
+        monitor_(options) {}
 
   Result<Built> run();
 
@@ -91,6 +114,7 @@ class Build {
   }
   [[nodiscard]] Error parse_error(const nvonnxparser::IParser& parser);
   Result<void> configure();
+  Result<void> set_precision();
   Result<void> add_profiles();
   Result<void> add_profile(std::size_t index);
   Result<void> add_values(nvinfer1::IOptimizationProfile& profile, const nvinfer1::ITensor& input,
@@ -101,6 +125,7 @@ class Build {
   Result<std::string> inspect(const nvinfer1::IHostMemory& plan);
 
   const BuildOptions& options_;
+  const Precision precision_;
   const std::string& name_;
   const std::string& content_;
   Logger logger_;
@@ -110,6 +135,7 @@ class Build {
   std::unique_ptr<nvinfer1::INetworkDefinition> network_;
   std::unique_ptr<nvinfer1::IBuilderConfig> config_;
   std::unique_ptr<nvinfer1::ITimingCache> timing_;
+  std::unique_ptr<KnownRanges> ranges_;
 };
 
 Error Build::parse_error(const nvonnxparser::IParser& parser) {
@@ -145,15 +171,36 @@ Result<void> Build::configure() {
   if (options_.workspace_bytes > 0) {
     config.setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, options_.workspace_bytes);
   }
-  if (options_.precision == Precision::fp32) config.clearFlag(nvinfer1::BuilderFlag::kTF32);
-  if (options_.precision == Precision::fp16) config.setFlag(nvinfer1::BuilderFlag::kFP16);
-  if (options_.precision == Precision::bf16) config.setFlag(nvinfer1::BuilderFlag::kBF16);
   if (options_.version_compatible) config.setFlag(nvinfer1::BuilderFlag::kVERSION_COMPATIBLE);
   if (options_.hardware_compatible) {
     config.setHardwareCompatibilityLevel(nvinfer1::HardwareCompatibilityLevel::kAMPERE_PLUS);
   }
+  MILLRACE_TRY(set_precision());
   MILLRACE_TRY(add_profiles());
   return open_timing_cache();
+}
+
+Result<void> Build::set_precision() {
+  using Flag = nvinfer1::BuilderFlag;
+  if (precision_ == Precision::fp32) config_->clearFlag(Flag::kTF32);
+  if (precision_ == Precision::fp16) config_->setFlag(Flag::kFP16);
+  if (precision_ == Precision::bf16) config_->setFlag(Flag::kBF16);
+  if (precision_ == Precision::int8) config_->setFlag(Flag::kINT8);
+  if (precision_ == Precision::fp8) config_->setFlag(Flag::kFP8);
+  if (precision_ != Precision::int8 && precision_ != Precision::fp8) return {};
+  if (!options_.calibration_cache.empty()) {
+    MILLRACE_ASSIGN(std::string cache, read_file(options_.calibration_cache));
+    ranges_ = std::make_unique<KnownRanges>(std::move(cache));
+    config_->setInt8Calibrator(ranges_.get());
+  } else if (!summarize_onnx(content_).quantized) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("model \"", name_, "\" has no Q/DQ nodes, so that nothing is known of its ",
+                        "ranges in ", to_string(precision_),
+                        "; make a variant of it with \"millrace build --variant ",
+                        to_string(precision_), " --calibrate FOLDER\"",
+                        precision_ == Precision::int8 ? ", or give a calibration cache" : "")};
+  }
+  return {};
 }
 
 Result<ShapeRange> Build::range_for(const nvinfer1::ITensor& input, std::size_t index) const {
@@ -305,7 +352,7 @@ Result<Built> Build::run() {
   if (!builder_) {
     return error(ErrorCode::unavailable, "TensorRT's builder does not start on this GPU");
   }
-  const bool typed = options_.precision == Precision::typed;
+  const bool typed = precision_ == Precision::typed;
   const auto flag = nvinfer1::NetworkDefinitionCreationFlag::kSTRONGLY_TYPED;
   network_.reset(builder_->createNetworkV2(typed ? 1U << static_cast<unsigned>(flag) : 0U));
   config_.reset(builder_->createBuilderConfig());
@@ -328,6 +375,7 @@ Result<Built> Build::run() {
     MILLRACE_ASSIGN(built.layers, inspect(*plan));
     built.plan.assign(static_cast<const char*>(plan->data()), plan->size());
     built.took = Clock::now() - start;
+    built.precision = precision_;
     return built;
   }
 }
@@ -337,6 +385,12 @@ Result<Built> Build::run() {
 Result<Built> build(const BuildOptions& options, const std::string& name,
                     const std::string& content) {
   return Build(options, name, content).run();
+}
+
+Precision resolved_precision(Precision asked, std::string_view content) {
+  if (asked != Precision::automatic) return asked;
+  const OnnxSummary summary = summarize_onnx(content);
+  return summary.quantized || !summary.variant.empty() ? Precision::typed : Precision::tf32;
 }
 
 std::string describe(const BuildOptions& options) {

@@ -8,8 +8,9 @@
 namespace millrace::tensorrt {
 
 struct Built {
-  std::string plan;    // the serialized engine
-  std::string layers;  // JSON
+  std::string plan;                            // the serialized engine
+  std::string layers;                          // JSON
+  Precision precision = Precision::automatic;  // what it was built in
   Duration took{};
 };
 
@@ -17,6 +18,9 @@ struct Built {
 /// file's. Errors: as `build_engine`.
 [[nodiscard]] Result<Built> build(const BuildOptions& options, const std::string& name,
                                   const std::string& content);
+
+/// What `automatic` means for a model with this content.
+[[nodiscard]] Precision resolved_precision(Precision asked, std::string_view content);
 
 /// What distinguishes one set of options from another, in words: part of a cache's key.
 [[nodiscard]] std::string describe(const BuildOptions& options);

@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "backends/onnx_file.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -39,10 +41,7 @@ std::string plain_name(std::string_view model) {
   return name.empty() ? "model" : name.substr(0, 64);
 }
 
-}  // namespace
-
-std::string hash_of(std::string_view bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+std::string digits_of(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -52,6 +51,53 @@ std::string hash_of(std::string_view bytes) {
     text += kDigits[byte & 15];
   }
   return text;
+}
+
+// Of a file that may be larger than memory.
+Result<std::string> hash_of_file(const std::string& path) {
+  const auto error = [&](int reason) {
+    return Error{
+        reason == ENOENT ? ErrorCode::not_found : ErrorCode::unavailable,
+        concat("cannot read ", quote(path), ": ", std::generic_category().message(reason))};
+  };
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return error(errno);
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                       &XXH3_freeState);
+  std::string chunk(std::size_t{1} << 20, '\0');
+  XXH3_128bits_reset(state.get());
+  for (;;) {
+    const ssize_t count = read(file, chunk.data(), chunk.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      const int reason = errno;
+      close(file);
+      if (count < 0) return error(reason);
+      return digits_of(XXH3_128bits_digest(state.get()));
+    }
+    XXH3_128bits_update(state.get(), chunk.data(), static_cast<std::size_t>(count));
+  }
+}
+
+}  // namespace
+
+std::string hash_of(std::string_view bytes) {
+  return digits_of(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+Result<std::string> hash_of_model(std::string_view content, const std::string& path) {
+  const OnnxSummary summary = summarize_onnx(content);
+  if (summary.external_files.empty()) return hash_of(content);
+  std::string all = hash_of(content);
+  for (const std::string& name : summary.external_files) {
+    Result<std::string> hash = hash_of_file((fs::path(path).parent_path() / name).string());
+    if (!hash) {
+      return Error{hash.error().code,
+                   concat("the weights of ", quote(path), ": ", hash.error().message)};
+    }
+    all += concat("\n", name, "\n", *hash);
+  }
+  return hash_of(all);
 }
 
 std::string EngineKey::file_name() const {

@@ -26,6 +26,9 @@ struct EngineKey {
 
 /// 128 bits (XXH3) in hexadecimal.
 [[nodiscard]] std::string hash_of(std::string_view bytes);
+/// Of a model's content and of the files beside it that hold its weights; `path` is the model's
+/// own, from whose folder those are named. Errors: as `read_file`, naming model and file.
+[[nodiscard]] Result<std::string> hash_of_model(std::string_view content, const std::string& path);
 
 /// A folder of engines: NAME.plan beside NAME.json, which says what it is. Files appear whole or
 /// not at all, so that several processes may share a folder.

@@ -1,10 +1,12 @@
 #include "backends/tensorrt/engine_cache.h"
 
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <set>
@@ -91,6 +93,41 @@ TEST(TensorrtHash, FilesAreNamedForPeopleToo) {
   EXPECT_EQ(name(""), "model");
   EXPECT_EQ(name("a/.onnx"), "model");
   EXPECT_EQ(name(std::string(500, 'x').c_str()), std::string(64, 'x'));
+}
+
+// A length-delimited protobuf field.
+std::string field(int number, const std::string& bytes) {
+  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+}
+
+TEST_F(TensorrtCache, WeightsInFilesBesideTheModelCountToo) {
+  const auto tensor_in = [](const std::string& file) {
+    return field(5, field(13, field(1, "location") + field(2, file)));
+  };
+  const std::string model = field(7, tensor_in("a.bin") + tensor_in("b.bin"));
+  const std::string path = (folder_ / "model.onnx").string();
+  put("a.bin", "weights");
+  MILLRACE_EXPECT_ERROR(hash_of_model(model, path), ErrorCode::not_found,
+                        "the weights of \"" + path + "\": cannot read \"" +
+                            (folder_ / "b.bin").string() + "\": No such file");
+  put("b.bin", "others");
+  put("c.bin", "of nobody");
+  std::set<std::string> hashes;
+  const auto hash = [&] { return *hash_of_model(model, path); };
+  hashes.insert(hash());
+  hashes.insert(hash());
+  EXPECT_EQ(hashes.size(), 1u);
+  put("c.bin", "changed");
+  hashes.insert(hash());
+  EXPECT_EQ(hashes.size(), 1u);
+  put("b.bin", "otherz");
+  hashes.insert(hash());
+  put("a.bin", std::string((3 << 20) + 7, 'a'));
+  hashes.insert(hash());
+  put("a.bin", std::string((3 << 20) + 8, 'a'));
+  hashes.insert(hash());
+  EXPECT_EQ(hashes.size(), 4u);
+  EXPECT_EQ(*hash_of_model("no files", path), hash_of("no files"));
 }
 
 TEST_F(TensorrtCache, WhatWasStoredIsFound) {
@@ -229,6 +266,28 @@ TEST_F(TensorrtCache, AFullDiskLeavesTheCacheAsItWas) {
   MILLRACE_EXPECT_ERROR(cache().store(key, "plan"), ErrorCode::unavailable,
                         cache().plan_file(key) + "\": No space left on device");
   fs::remove(cache().plan_file(key));
+  EXPECT_THAT(files(), ElementsAre(kept.file_name() + ".json", kept.file_name() + ".plan"));
+  EXPECT_EQ(cache().find(kept), "plan");
+}
+
+// What a full disk does: small files still fit, a large one is cut short.
+TEST_F(TensorrtCache, ADiskThatGetsFullWhileWritingLeavesNothingBehind) {
+  const EngineKey key = key_of("a.onnx"), kept = key_of("b.onnx");
+  ASSERT_TRUE(cache().store(kept, "plan").ok());
+  ASSERT_TRUE(cache().store(key, "old").ok());
+  cache().remove(key);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit{100000, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const Result<void> stored = cache().store(key, std::string(1000000, 'p'));
+  const Result<void> again = cache().store(kept, std::string(1000000, 'p'));
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  MILLRACE_EXPECT_ERROR(stored, ErrorCode::unavailable,
+                        "cannot write \"" + cache().plan_file(key) + "\": File too large");
+  EXPECT_FALSE(again.ok());
   EXPECT_THAT(files(), ElementsAre(kept.file_name() + ".json", kept.file_name() + ".plan"));
   EXPECT_EQ(cache().find(kept), "plan");
 }

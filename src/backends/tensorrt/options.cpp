@@ -55,6 +55,8 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
   const std::string what = concat("option \"", name, "\"");
   if (name == "precision") {
     MILLRACE_ASSIGN(build.precision, parse_precision(text));
+  } else if (name == "calibration_cache") {
+    build.calibration_cache = text;
   } else if (name == "batch") {
     MILLRACE_TRY(parse_batch(text, build));
   } else if (name == "optimization_level") {
@@ -74,11 +76,18 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
     MILLRACE_ASSIGN(options.share_activations, parse_switch(name, text));
   } else if (name == "cache") {
     options.cache = text == "off" ? "" : text;
+  } else if (name == "refit" || name == "weight_streaming") {
+    return Error{ErrorCode::unsupported,
+                 concat(what, ": Millrace does not support ",
+                        name == "refit" ? "refitting an engine with other weights"
+                                        : "streaming weights from host memory",
+                        "; leave the option out")};
   } else {
     return Error{ErrorCode::invalid_argument,
                  concat("the tensorrt backend has no option ", quote(name),
-                        "; it has precision, batch, optimization_level, workspace_mib, "
-                        "aux_streams, timing_cache, graphs, share_activations, cache")};
+                        "; it has precision, calibration_cache, batch, optimization_level, "
+                        "workspace_mib, aux_streams, timing_cache, graphs, share_activations, "
+                        "cache")};
   }
   return {};
 }

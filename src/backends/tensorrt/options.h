@@ -27,9 +27,10 @@ struct Options {
   std::string cache;
 };
 
-/// Reads the options by name: precision, batch, optimization_level, workspace_mib, aux_streams,
-/// timing_cache, graphs, share_activations, cache. Errors: invalid_argument naming the option,
-/// what it takes and what was given.
+/// Reads the options by name: precision, calibration_cache, batch, optimization_level,
+/// workspace_mib, aux_streams, timing_cache, graphs, share_activations, cache. Errors:
+/// invalid_argument naming the option, what it takes and what was given; unsupported for refit and
+/// weight_streaming.
 [[nodiscard]] Result<Options> parse_options(const std::map<std::string, std::string>& options);
 
 /// Where engines are kept unless the user says otherwise: MILLRACE_CACHE, else

@@ -47,7 +47,7 @@ class Environment {
 TEST(TensorrtOptions, HaveDefaults) {
   const Environment environment({{"MILLRACE_CACHE", "/folder"}});
   const Options options = parsed({});
-  EXPECT_EQ(options.build.precision, Precision::tf32);
+  EXPECT_EQ(options.build.precision, Precision::automatic);
   EXPECT_EQ(options.build.min_batch, 1);
   EXPECT_EQ(options.build.opt_batch, 0);
   EXPECT_EQ(options.build.max_batch, 32);
@@ -63,6 +63,7 @@ TEST(TensorrtOptions, HaveDefaults) {
 
 TEST(TensorrtOptions, AreReadByName) {
   const Options options = parsed({{"precision", "bf16"},
+                                  {"calibration_cache", "ranges.cache"},
                                   {"batch", "2..8..64"},
                                   {"optimization_level", "5"},
                                   {"workspace_mib", "512"},
@@ -72,6 +73,7 @@ TEST(TensorrtOptions, AreReadByName) {
                                   {"cache", "/elsewhere"},
                                   {"share_activations", "on"}});
   EXPECT_EQ(options.build.precision, Precision::bf16);
+  EXPECT_EQ(options.build.calibration_cache, "ranges.cache");
   EXPECT_EQ(options.build.min_batch, 2);
   EXPECT_EQ(options.build.opt_batch, 8);
   EXPECT_EQ(options.build.max_batch, 64);
@@ -98,7 +100,8 @@ TEST(TensorrtOptions, BatchesAreARange) {
 
 TEST(TensorrtOptions, EveryPrecisionSwitchAndListIsRead) {
   for (const Precision precision :
-       {Precision::fp32, Precision::tf32, Precision::fp16, Precision::bf16, Precision::typed}) {
+       {Precision::automatic, Precision::fp32, Precision::tf32, Precision::fp16, Precision::bf16,
+        Precision::int8, Precision::fp8, Precision::typed}) {
     EXPECT_EQ(parsed({{"precision", std::string(to_string(precision))}}).build.precision,
               precision);
   }
@@ -119,8 +122,9 @@ TEST(TensorrtOptions, BadValuesAreRefusedByName) {
   const char* const range =
       "option \"batch\": expected MAX, MIN..MAX or MIN..BEST..MAX in ascending order, got ";
   for (const Row& row : {
-           Row{"precision", "fp8",
-               "precision: expected one of fp32, tf32, fp16, bf16, typed, got \"fp8\""},
+           Row{"precision", "fp4",
+               "precision: expected one of auto, fp32, tf32, fp16, bf16, int8, fp8, typed, got "
+               "\"fp4\""},
            Row{"batch", "", batch},
            Row{"batch", "0", batch},
            Row{"batch", "-1", batch},
@@ -145,14 +149,21 @@ TEST(TensorrtOptions, BadValuesAreRefusedByName) {
                "option \"share_activations\": expected on or off, got \"maybe\""},
            Row{"plugins", "a.so", "the tensorrt backend has no option \"plugins\""},
            Row{"workspace", "1",
-               "the tensorrt backend has no option \"workspace\"; it has precision, batch, "
-               "optimization_level, workspace_mib, aux_streams, timing_cache, graphs, "
-               "share_activations, cache"},
+               "the tensorrt backend has no option \"workspace\"; it has precision, "
+               "calibration_cache, batch, optimization_level, workspace_mib, aux_streams, "
+               "timing_cache, graphs, share_activations, cache"},
        }) {
     SCOPED_TRACE(std::string(row.name) + "=" + row.value);
     MILLRACE_EXPECT_ERROR(parse_options({{row.name, row.value}}), ErrorCode::invalid_argument,
                           row.message);
   }
+}
+
+TEST(TensorrtOptions, WhatIsNotSupportedIsRefusedByName) {
+  MILLRACE_EXPECT_ERROR(parse_options({{"refit", "on"}}), ErrorCode::unsupported,
+                        "option \"refit\": Millrace does not support refitting");
+  MILLRACE_EXPECT_ERROR(parse_options({{"weight_streaming", "1GiB"}}), ErrorCode::unsupported,
+                        "option \"weight_streaming\": Millrace does not support streaming weights");
 }
 
 TEST(TensorrtOptions, TheCacheIsWhereTheUserKeepsCaches) {
@@ -199,7 +210,7 @@ TEST(TensorrtOptions, WhatMakesAnotherEngineIsDescribed) {
   for (std::size_t i = 0; i < texts.size(); ++i) {
     for (std::size_t k = 0; k < i; ++k) EXPECT_NE(texts[i], texts[k]) << i << " and " << k;
   }
-  EXPECT_EQ(texts[0], "precision=tf32 batch=1..32..32 level=3 workspace=0 aux=0");
+  EXPECT_EQ(texts[0], "precision=auto batch=1..32..32 level=3 workspace=0 aux=0");
   BuildOptions same;  // what the engine does not depend on, or what is hashed apart
   same.opt_batch = 32;
   same.model = "model.onnx";

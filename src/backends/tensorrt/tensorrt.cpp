@@ -63,8 +63,12 @@ Result<EngineKey> key_for(const ModelSpec& spec, const Options& options, const s
   MILLRACE_ASSIGN(const Library* library, open_library());
   EngineKey key;
   key.model = spec.path;
-  key.model_hash = hash_of(content);
+  MILLRACE_ASSIGN(key.model_hash, hash_of_model(content, spec.path));
   key.options = describe(options.build);
+  if (!options.build.calibration_cache.empty()) {
+    MILLRACE_ASSIGN(const std::string ranges, read_file(options.build.calibration_cache));
+    key.options += concat(" calibration=", hash_of(ranges));
+  }
   key.device = device_text(device);
   key.builder = concat("TensorRT ", library->text);
   for (const std::string& plugin : options.build.plugins) {

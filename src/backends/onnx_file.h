@@ -1,14 +1,13 @@
-// What an ONNX file says about itself that the library does not pass on.
+// What an ONNX file says about itself, read from its bytes.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-namespace millrace::onnxruntime {
+namespace millrace {
 
 struct OnnxSummary {
   /// Whether it was a model with a graph, read to its end. The rest holds what was found until
@@ -22,6 +21,13 @@ struct OnnxSummary {
   /// Outputs of the graph that declare no shape, not even a rank.
   std::vector<std::string> shapeless_outputs;
   std::vector<std::string> shapeless_inputs;
+  /// Files that hold weights, as the model names them (relative to its own folder): each once, in
+  /// order.
+  std::vector<std::string> external_files;
+  /// Whether it has QuantizeLinear or DequantizeLinear nodes.
+  bool quantized = false;
+  /// What `millrace build --variant` wrote: "fp16", "int8", ...; empty for any other model.
+  std::string variant;
 };
 
 /// Reads any bytes; never fails.
@@ -34,4 +40,4 @@ struct OnnxSummary {
 /// Whether a file begins as ONNX files do.
 [[nodiscard]] bool starts_like_onnx(std::string_view first_bytes) noexcept;
 
-}  // namespace millrace::onnxruntime
+}  // namespace millrace

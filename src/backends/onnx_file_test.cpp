@@ -1,11 +1,11 @@
-#include "backends/onnxruntime/onnx_file.h"
+#include "backends/onnx_file.h"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <iterator>
 
-namespace millrace::onnxruntime {
+namespace millrace {
 namespace {
 
 std::string model_path(std::string_view name) {
@@ -43,9 +43,15 @@ TEST(OnnxFile, NamesOutputsOfUnknownRank) {
   EXPECT_TRUE(summarize_onnx(content_of("scalar")).shapeless_outputs.empty());
 }
 
+std::string varint(std::size_t value) {
+  std::string bytes;
+  for (; value > 127; value >>= 7) bytes += static_cast<char>((value & 127) | 128);
+  return bytes + static_cast<char>(value);
+}
+
 // A length-delimited protobuf field.
-std::string field(int number, const std::string& bytes) {
-  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+std::string field(std::size_t number, const std::string& bytes) {
+  return varint(number << 3 | 2) + varint(bytes.size()) + bytes;
 }
 
 TEST(OnnxFile, CountsWeightsInFilesBesideTheModel) {
@@ -57,6 +63,48 @@ TEST(OnnxFile, CountsWeightsInFilesBesideTheModel) {
   const OnnxSummary summary = summarize_onnx(model);
   EXPECT_TRUE(summary.complete);
   EXPECT_EQ(summary.weights_bytes, 1000000 + initializer.size());
+}
+
+std::string tensor_in(const std::string& file) {
+  return field(13, field(1, "location") + field(2, file)) + field(8, "weights");
+}
+
+TEST(OnnxFile, NamesTheFilesThatHoldWeightsWhereverTheyAreUsed) {
+  const std::string inner =
+      field(5, tensor_in("c")) + field(1, field(5, field(10, tensor_in("b"))));
+  const std::string node = field(4, "If") + field(5, field(6, inner)) + field(5, field(11, inner));
+  const std::string constant = field(4, "Constant") + field(5, field(5, tensor_in("a")));
+  const std::string graph =
+      field(1, node) + field(1, constant) + field(5, tensor_in("b")) + field(5, field(8, "here"));
+  const std::string function = field(7, field(5, field(5, tensor_in("d"))));
+  const std::string model = field(7, graph) + field(25, function);
+  const OnnxSummary summary = summarize_onnx(model);
+  EXPECT_TRUE(summary.complete);
+  EXPECT_EQ(summary.external_files, (std::vector<std::string>{"a", "b", "c", "d"}));
+  EXPECT_TRUE(summarize_onnx(content_of("linear")).external_files.empty());
+}
+
+TEST(OnnxFile, GraphsWithoutEndAreNotFollowed) {
+  std::string graph = field(5, tensor_in("x"));
+  for (int depth = 0; depth < 200; ++depth) {
+    graph = field(1, field(5, field(6, graph)));
+    if (depth == 10) EXPECT_FALSE(summarize_onnx(field(7, graph)).external_files.empty());
+    if (depth > 40) {
+      EXPECT_TRUE(summarize_onnx(field(7, graph)).external_files.empty());
+    }
+  }
+}
+
+TEST(OnnxFile, SaysWhetherItIsQuantizedAndWhichVariant) {
+  const OnnxSummary plain = summarize_onnx(content_of("linear"));
+  EXPECT_FALSE(plain.quantized);
+  EXPECT_EQ(plain.variant, "");
+  for (const char* const op : {"QuantizeLinear", "DequantizeLinear"}) {
+    EXPECT_TRUE(summarize_onnx(field(7, field(1, field(4, op)))).quantized);
+  }
+  const std::string metadata = field(14, field(1, "author") + field(2, "fp32")) +
+                               field(14, field(1, "millrace_variant") + field(2, "fp16"));
+  EXPECT_EQ(summarize_onnx(field(7, "") + metadata).variant, "fp16");
 }
 
 TEST(OnnxFile, AnyPrefixAndAnyChangedByteIsReadSafely) {
@@ -86,4 +134,4 @@ TEST(OnnxFile, FirstBytes) {
 }
 
 }  // namespace
-}  // namespace millrace::onnxruntime
+}  // namespace millrace

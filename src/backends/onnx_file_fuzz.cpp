@@ -4,15 +4,15 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "backends/onnxruntime/onnx_file.h"
+#include "backends/onnx_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view content(reinterpret_cast<const char*>(data), size);
-  const auto summary = millrace::onnxruntime::summarize_onnx(content);
-  const auto again = millrace::onnxruntime::summarize_onnx(content);
+  const auto summary = millrace::summarize_onnx(content);
+  const auto again = millrace::summarize_onnx(content);
   if (summary.complete != again.complete || summary.weights_bytes != again.weights_bytes)
     std::abort();
   if (summary.complete && content.empty()) std::abort();
-  (void)millrace::onnxruntime::starts_like_onnx(content);
+  (void)millrace::starts_like_onnx(content);
   return 0;
 }

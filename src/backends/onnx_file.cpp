@@ -1,26 +1,37 @@
-#include "backends/onnxruntime/onnx_file.h"
+#include "backends/onnx_file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <optional>
 
-namespace millrace::onnxruntime {
+namespace millrace {
 namespace {
 
 // Field numbers of onnx.proto.
 namespace model {
-constexpr std::uint32_t kIrVersion = 1, kGraph = 7, kOpsetImport = 8;
+constexpr std::uint32_t kIrVersion = 1, kGraph = 7, kOpsetImport = 8, kMetadata = 14,
+                        kFunctions = 25;
 }
 namespace opset {
 constexpr std::uint32_t kDomain = 1, kVersion = 2;
 }
 namespace graph {
-constexpr std::uint32_t kInitializer = 5, kInput = 11, kOutput = 12;
+constexpr std::uint32_t kNode = 1, kInitializer = 5, kInput = 11, kOutput = 12;
+}
+namespace function {
+constexpr std::uint32_t kNode = 7;
+}
+namespace node {
+constexpr std::uint32_t kOperator = 4, kAttribute = 5;
+}
+namespace attribute {
+constexpr std::uint32_t kTensor = 5, kGraph = 6, kTensors = 10, kGraphs = 11;
 }
 namespace tensor {
 constexpr std::uint32_t kExternalData = 13;
@@ -141,7 +152,59 @@ std::optional<std::string> shapeless_name(std::string_view message) {
   return std::string(find_bytes(message, value::kName));
 }
 
+// Notes the file that a tensor lies in, if it does.
+void read_tensor(std::string_view message, OnnxSummary& summary) {
+  Message fields(message);
+  while (const auto field = fields.next()) {
+    if (field->number != tensor::kExternalData ||
+        find_bytes(field->bytes, entry::kKey) != "location") {
+      continue;
+    }
+    summary.external_files.emplace_back(find_bytes(field->bytes, entry::kValue));
+  }
+}
+
+void read_nodes(std::string_view message, std::uint32_t node_field, OnnxSummary& summary,
+                int depth);
+
+void read_node(std::string_view message, OnnxSummary& summary, int depth) {
+  Message fields(message);
+  while (const auto field = fields.next()) {
+    if (field->number == node::kOperator) {
+      summary.quantized |= field->bytes == "QuantizeLinear" || field->bytes == "DequantizeLinear";
+    }
+    if (field->number != node::kAttribute) continue;
+    Message values(field->bytes);
+    while (const auto part = values.next()) {
+      if (part->number == attribute::kTensor || part->number == attribute::kTensors) {
+        read_tensor(part->bytes, summary);
+      } else if (part->number == attribute::kGraph || part->number == attribute::kGraphs) {
+        read_nodes(part->bytes, graph::kNode, summary, depth + 1);
+      }
+    }
+  }
+}
+
+// The nodes of a graph or function, with the graphs inside them.
+void read_nodes(std::string_view message, std::uint32_t node_field, OnnxSummary& summary,
+                int depth) {
+  constexpr int kDeepest = 32;
+  if (depth > kDeepest) return;
+  Message fields(message);
+  while (const auto field = fields.next()) {
+    if (field->number == node_field) read_node(field->bytes, summary, depth);
+    const bool in_graph = node_field == graph::kNode;
+    if (in_graph && field->number == graph::kInitializer) read_tensor(field->bytes, summary);
+  }
+}
+
+void read_metadata(std::string_view message, OnnxSummary& summary) {
+  if (find_bytes(message, entry::kKey) != "millrace_variant") return;
+  summary.variant = find_bytes(message, entry::kValue);
+}
+
 bool read_graph(std::string_view message, OnnxSummary& summary) {
+  read_nodes(message, graph::kNode, summary, 0);
   Message fields(message);
   while (const auto field = fields.next()) {
     switch (field->number) {
@@ -190,11 +253,20 @@ OnnxSummary summarize_onnx(std::string_view content) {
       case model::kGraph:
         graph_read = read_graph(field->bytes, summary);
         break;
+      case model::kFunctions:
+        read_nodes(field->bytes, function::kNode, summary, 0);
+        break;
+      case model::kMetadata:
+        read_metadata(field->bytes, summary);
+        break;
       default:
         break;
     }
   }
   summary.complete = fields.ok() && graph_read;
+  std::vector<std::string>& files = summary.external_files;
+  std::sort(files.begin(), files.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
   return summary;
 }
 
@@ -221,4 +293,4 @@ bool starts_like_onnx(std::string_view first_bytes) noexcept {
          first_bytes[1] < 64;
 }
 
-}  // namespace millrace::onnxruntime
+}  // namespace millrace
