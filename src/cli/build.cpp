@@ -6,7 +6,6 @@
 #include <charconv>
 #include <filesystem>
 #include <mutex>
-#include <optional>
 
 #include "cli/bench_measure.h"
 #include "cli/print.h"
@@ -28,7 +27,8 @@ struct Options {
   std::vector<std::string> shapes, min, opt, max;
   std::uint64_t workspace_mib = 0;
   bool refit = false, weight_streaming = false;
-  std::optional<std::vector<std::string>> verify;  // none or one folder
+  bool verify = false;
+  std::string verify_folder;
   double verify_threshold = 0;
   std::string layers;
   bool json = false;
@@ -278,7 +278,7 @@ Result<std::string> verify_made(const Options& options, const std::string& subje
   // ONNX Runtime would make operators of FP8 nodes that it does not have.
   if (!engine && made.precision == "fp8") verification.options["graph_optimization"] = "basic";
   verification.inputs =
-      options.verify->empty() ? options.variant.calibrate : options.verify->front();
+      options.verify_folder.empty() ? options.variant.calibrate : options.verify_folder;
   verification.limits = usual_limits(made.precision);
   if (options.verify_threshold > 0) {
     verification.limits.relative_error = options.verify_threshold;
@@ -380,7 +380,7 @@ void add_variant_options(CLI::App& verb, Options& options) {
       ->type_name("NAME")
       ->take_all();
   verb.add_option(
-          "--verify", options.verify,
+          "--verify", options.verify_folder,
           "Compare the answers with those of the model in FP32, on the inputs in a folder or "
           "on those of --calibrate, else on random ones; exit code 1 where they are not good")
       ->type_name("[FOLDER]")
@@ -459,7 +459,10 @@ void add_build(CLI::App& app, Context& context) {
   verb->add_option("--device", options->device, "The GPU to build for (default: cuda:0)")
       ->type_name("NAME");
   verb->add_flag("--json", options->json, "Print JSON");
-  verb->callback([options, &context] { context.action = [options] { return run(*options); }; });
+  verb->callback([options, verb, &context] {
+    options->verify = verb->count("--verify") > 0;
+    context.action = [options] { return run(*options); };
+  });
 }
 
 }  // namespace millrace::cli
