@@ -1,5 +1,6 @@
 # What is installed, in two components:
-#   program   bin/millrace, lib/libonnxruntime.so.1, licence texts: this alone is the bundle
+#   program   bin/millrace, lib/libonnxruntime.so.1, the Python package that makes variants, licence texts: this alone
+#             is the bundle
 #   library   headers, static archives and the CMake package millrace
 #
 # The package needs nothing else: archives that the library uses inside are installed next to it.
@@ -43,6 +44,9 @@ if(MILLRACE_ONNXRUNTIME_LIBRARY)
   install(FILES "${MILLRACE_ONNXRUNTIME_LIBRARY}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" RENAME libonnxruntime.so.1
           COMPONENT program PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 endif()
+
+install(DIRECTORY python/millrace_variants DESTINATION "${CMAKE_INSTALL_DATADIR}/millrace/python" COMPONENT program
+        FILES_MATCHING PATTERN "*.py")
 
 # Licence texts of everything that is linked in or shipped along, by the package that it came from.
 set(licence_folder "${CMAKE_INSTALL_DATADIR}/doc/millrace")

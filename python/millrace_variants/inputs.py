@@ -59,6 +59,8 @@ def read(path, inputs):
         if array.dtype != dtype or not fits or array.size == 0:
             shape = ",".join("?" if d is None else str(d) for d in dims)
             raise Failure(f'input "{name}": expected {dtype} [{shape}], got {array.dtype} {list(array.shape)} from "{path}"')
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Failure(f'input "{name}": "{path}" holds values that are not finite')
     return arrays
 
 

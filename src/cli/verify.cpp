@@ -164,7 +164,7 @@ Result<void> Verification::compare_files() {
                        " inputs; give .npz files with an array for each"};
     }
     InputArguments arguments;
-    arguments.inputs = {file};
+    arguments.inputs = {info.inputs.size() == 1 ? info.inputs[0].name + "=" + file : file};
     Result<Inputs> inputs = open_inputs(arguments, info, {});
     if (!inputs.ok()) return std::move(inputs).error();
     inputs->items_per_request = std::min(inputs->items_per_request, most_items_);

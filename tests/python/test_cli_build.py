@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(without_tensorrt(), reason="the program was buil
 
 @pytest.mark.parametrize("arguments, message", [
     ([], "MODEL is required"),
-    ([MODEL, "--precision", "fp8"], "--precision"),
+    ([MODEL, "--precision", "fp4"], "--precision"),
     ([MODEL, "--precision", ""], "--precision"),
     ([MODEL, "--batch", "0"], '--batch: expected a whole number of 1 or more, got "0"'),
     ([MODEL, "--batch", "many"], '--batch: expected a whole number of 1 or more, got "many"'),
@@ -33,6 +33,21 @@ pytestmark = pytest.mark.skipif(without_tensorrt(), reason="the program was buil
     ([MODEL, "--shape", "images="], '--shape: expected a whole number of 1 or more, got ""'),
     ([MODEL, "--shape", "images=1x0"], '--shape: expected a whole number of 1 or more, got "0"'),
     ([MODEL, "--shape", "images=1x-1"], "--shape"),
+    ([MODEL, "--max", "images"], '--max: expected INPUT=SHAPE, as images=1x3x224x224, got "images"'),
+    ([MODEL, "--min", "images=1x1x8x8"], '--min and --opt need --max: there is none of "images"'),
+    ([MODEL, "--max", "images=4x1x8x8"], '--min, --opt and --max of "images": expected one of each for every profile'),
+    ([MODEL, "--min", "images=1x1x8x8", "--max", "images=4x1x8x8", "--max", "images=8x1x8x8"], "one of each for every profile"),
+    ([MODEL, "--variant", "fp4"], "--variant"),
+    ([MODEL, "--variant", "int8"], "--variant int8 needs --calibrate FOLDER"),
+    ([MODEL, "--int8", "--variant", "fp16"], "--int8 is --variant int8, and --variant fp16 was given"),
+    ([MODEL, "--calibrate", "folder"], "--calibrate and --calibration go with --variant int8 or fp8"),
+    ([MODEL, "--variant", "fp16", "--calibrate", "folder"], "--calibrate and --calibration go with --variant int8 or fp8"),
+    ([MODEL, "--keep", "Conv"], "--keep goes with --variant"),
+    ([MODEL, "--variant", "fp16", "--precision", "fp16"], "--precision does not go with --variant"),
+    ([MODEL, "--output", "model.onnx"], "--output: an ONNX file is what --variant makes"),
+    ([MODEL, "--calibration-cache", "file"], "--calibration-cache goes with --precision int8"),
+    ([MODEL, "--verify-threshold", "0.1"], "--verify-threshold goes with --verify"),
+    ([MODEL, "--verify", "--verify-threshold", "0"], "--verify-threshold"),
     ([MODEL, "--optimization-level", "6"], "--optimization-level"),
     ([MODEL, "--workspace", "0"], "--workspace"),
     ([MODEL, "--aux-streams", "-1"], "--aux-streams"),
@@ -49,13 +64,23 @@ def test_wrong_usage_of_cache(arguments):
     assert fails(2, "cache", *arguments).endswith('see "millrace cache --help"')
 
 
-@pytest.mark.parametrize("options", [[], ["--json"], ["--batch", "1..4..8", "--precision", "fp16", "--shape", "images=1x1x8x8:2x1x8x8:4x1x8x8"]])
+@pytest.mark.parametrize("options", [
+    [], ["--json"], ["--verify"], ["--variant", "fp16"], ["--batch", "1..4..8", "--precision", "fp16", "--shape", "images=1x1x8x8:2x1x8x8:4x1x8x8"],
+    ["--min", "images=1x1x8x8", "--max", "images=4x1x8x8", "--min", "images=8x1x8x8", "--opt", "images=2x1x8x8",
+     "--opt", "images=9x1x8x8", "--max", "images=16x1x8x8"]])
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
 def test_without_a_gpu_nothing_is_built(tmp_path, options):
     output = tmp_path / "digits.plan"
     message = fails(1, "build", MODEL, "--output", output, *options)
     assert "cuda:0" in message and as_json("devices")["cuda"]["reason"] in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option, words", [
+    ("--refit", "--refit: engines that are refitted with other weights are not supported by Millrace"),
+    ("--weight-streaming", "--weight-streaming: engines that stream their weights from host memory are not supported by Millrace")])
+def test_what_is_not_supported_is_named(tmp_path, option, words):
+    assert fails(1, "build", MODEL, "--output", tmp_path / "digits.plan", option) == words
 
 
 def test_devices_that_are_no_gpu_are_refused(tmp_path):

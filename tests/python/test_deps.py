@@ -95,7 +95,9 @@ def test_every_pin_is_well_formed():
             assert re.fullmatch(r"\S+ >= [\d.]+", entry["system"]), name
         if entry.get("venv"):
             assert entry["from"] == "pypi", name
-    checksums = [entry["sha256"] for entry in packages.values()]
+        same = packages.get(entry["of"], entry)  # one package for two purposes is of one version
+        assert (entry["version"], entry["sha256"]) == (same["version"], same["sha256"]), name
+    checksums = [entry["sha256"] for name, entry in packages.items() if entry["of"] == name]
     assert len(set(checksums)) == len(checksums)
     assert set(system) <= {"build", "fuzz"}
 

@@ -64,6 +64,7 @@ def read_pins(path):
     packages = data.get("package", {})
     for name, entry in packages.items():
         entry["name"] = name
+        entry.setdefault("of", name)
         where = f"{path.name}: package {name}"
         for key in ("from", "version", "sha256", "groups"):
             if key not in entry:
@@ -142,7 +143,7 @@ class PyPI:
         ensure_python_module("pip", "python3-pip")
 
     def download(self, entry, folder, pinned=True):
-        name = entry["name"]
+        name = entry["of"]
         requirement = f"{name}=={entry['version']} --hash=sha256:{entry['sha256']}" if pinned else name
         listing = folder / "requirement.txt"
         listing.write_text(requirement + "\n")
@@ -564,7 +565,7 @@ class Fetcher:
 
     def build_venv(self, entries):
         """Installs the verified wheels, and nothing else, into .deps/venv; no network."""
-        lines = sorted(f"{entry['name']}=={entry['version']} --hash=sha256:{entry['sha256']}" for entry in entries)
+        lines = sorted(f"{entry['of']}=={entry['version']} --hash=sha256:{entry['sha256']}" for entry in entries)
         wanted = "\n".join(lines) + "\n"
         listing, folder = self.deps / "venv.txt", self.deps / "venv"
         if listing.exists() and listing.read_text() == wanted and (folder / "bin" / "pytest").exists():
