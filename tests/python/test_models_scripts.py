@@ -13,8 +13,11 @@ from onnx.reference import ReferenceEvaluator
 FOLDER = Path(__file__).resolve().parents[2] / "tools" / "models"
 sys.path.insert(0, str(FOLDER))
 
+import bert  # noqa: E402
 import builder  # noqa: E402
+import check  # noqa: E402
 import write  # noqa: E402
+import yolov4  # noqa: E402
 
 
 def run_write(*arguments):
@@ -76,6 +79,53 @@ def test_resnet50_is_as_large_as_resnet50():
     assert len(convolutions) == 53
     shapes = {w.name: w.dims for w in model.graph.initializer}
     assert sum(np.prod(dims) for dims in shapes.values()) == 25_557_032 - 26_560  # one of two per normalized channel
+
+
+# ONNX Runtime runs them, in FP32 and in FP16 without infinities. BERT with fewer layers and words and YOLOv4 on small
+# images, which takes the same paths; "make check-models" checks all of them as they are.
+
+
+def checked(b, path):
+    model = b.model()
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return check.check(path, seed=1)
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "resnet50"])
+def test_onnx_runtime_runs_them(name, fp16, tmp_path):
+    assert checked(write.build(name, builder.Options(fp16=fp16)), tmp_path / f"{name}.onnx") == []
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_onnx_runtime_runs_bert(fp16, tmp_path, monkeypatch):
+    monkeypatch.setattr(bert, "LAYERS", 2)
+    for module in (bert, check):
+        monkeypatch.setattr(module, "VOCABULARY", 1000)
+    b = builder.Builder("bert", builder.Options(fp16=fp16))
+    bert.bert_base(b, sequence=32)
+    assert checked(b, tmp_path / "bert.onnx") == []
+    (part,) = [node for node in b.model().graph.node if node.op_type == "Slice"]
+    assert len(part.input) == 4  # table, first, end, axis
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_onnx_runtime_runs_yolov4(fp16, tmp_path):
+    b = builder.Builder("yolov4", builder.Options(fp16=fp16))
+    yolov4.yolov4(b, size=64)
+    assert checked(b, tmp_path / "yolov4.onnx") == []
+
+
+def test_values_beyond_fp16_are_noticed(tmp_path):
+    def model(factor):
+        b = builder.Builder("scaled", builder.Options())
+        b.output(b.op("Mul", [b.input("x", (4,)), b.scalar("factor", factor)], "scaled", (4,)), "y")
+        return b
+
+    assert checked(model(2.0), tmp_path / "fine.onnx") == []
+    (problem,) = checked(model(1e5), tmp_path / "large.onnx")
+    assert "more than 1000" in problem
 
 
 def test_a_wrong_size_is_noticed(monkeypatch):
