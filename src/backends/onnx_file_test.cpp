@@ -88,7 +88,9 @@ TEST(OnnxFile, GraphsWithoutEndAreNotFollowed) {
   std::string graph = field(5, tensor_in("x"));
   for (int depth = 0; depth < 200; ++depth) {
     graph = field(1, field(5, field(6, graph)));
-    if (depth == 10) EXPECT_FALSE(summarize_onnx(field(7, graph)).external_files.empty());
+    if (depth == 10) {
+      EXPECT_FALSE(summarize_onnx(field(7, graph)).external_files.empty());
+    }
     if (depth > 40) {
       EXPECT_TRUE(summarize_onnx(field(7, graph)).external_files.empty());
     }
