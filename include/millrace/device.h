@@ -69,12 +69,14 @@ struct MemoryInfo {
 
 struct DeviceInfo {
   DeviceId id;
-  std::string uuid;       // "GPU-..." for GPUs, "HOST-n" for host devices
+  std::string uuid;       // "GPU-..." or, of a MIG instance, "MIG-..."; "HOST-n" for host devices
   std::string name;       // as the vendor says: "NVIDIA H200", "Intel(R) Xeon(R) ..."
   int compute_major = 0;  // compute capability; 0 for host devices
   int compute_minor = 0;
   int cores = 0;  // processors usable by this process, or streaming multiprocessors
   std::size_t memory_bytes = 0;
+  std::string pci_bus_id;  // "0000:1b:00.0"; empty for host devices
+  int numa_node = -1;      // that the device is attached to; -1: unknown, or of no matter
 };
 
 enum class MemoryKind : std::uint8_t {
@@ -303,6 +305,10 @@ class Device {
   /// The stream stays the other library's, and must outlive what is done with it here. Errors:
   /// unsupported on host devices.
   [[nodiscard]] virtual Result<Stream> borrow_stream(void* native_handle) = 0;
+  /// Lets the calling thread run on processors near the device from now on, where the machine has
+  /// several NUMA nodes and the process may use some of the device's. For threads that serve this
+  /// device alone. Never fails: what cannot be had is in the log. Nothing for host devices.
+  virtual void place_this_thread() const noexcept {}
   /// What its memory comes from; for pools whose blocks may outlive the device.
   [[nodiscard]] virtual std::shared_ptr<MemorySource> memory_source() = 0;
 
@@ -326,9 +332,13 @@ struct HostDeviceOptions {
 };
 
 struct DeviceSetOptions {
-  /// Names as `--devices` takes them: "0", "2" (GPUs by index), "GPU-uuid" (or an unambiguous
-  /// prefix of one), "cuda:0", "host", "host:0". Empty: all visible GPUs, or one host device when
-  /// there is none.
+  /// Names as `--devices` takes them: "0", "2" (GPUs by index), "GPU-uuid" or "MIG-uuid" (or an
+  /// unambiguous prefix of one), "cuda:0", "host", "host:0". Empty: all visible GPUs, or one host
+  /// device when there is none.
+  ///
+  /// CUDA shows a process either whole GPUs or a MIG instance, so MIG instances go with no other
+  /// GPUs. They are chosen by setting CUDA_VISIBLE_DEVICES: before anything in the process has used
+  /// CUDA, and while no other thread reads the environment.
   std::vector<std::string> devices;
   /// Settings of host:0, host:1, ...; those without take the defaults.
   std::vector<HostDeviceOptions> host;
@@ -360,6 +370,11 @@ class DeviceSet {
 /// Reads "0", "cuda:1", "host", "host:2" (not UUIDs, which need a look at the machine).
 /// "host" reads as host:0. Errors: invalid_argument.
 [[nodiscard]] Result<DeviceId> parse_device_id(std::string_view text);
+
+/// Makes CUDA load kernels when they are first used (CUDA_MODULE_LOADING=LAZY), unless the
+/// environment says otherwise. Sets an environment variable: at the start of `main`, before other
+/// threads. The program does; for others it is the default of CUDA since 12.2.
+void set_cuda_defaults() noexcept;
 
 /// What the CUDA driver says without initializing more than it must.
 struct CudaStatus {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 
+#include "cli/bench_startup.h"
 #include "cli/model_arguments.h"
 #include "cli/run_inputs.h"
 #include "cli/verbs.h"
@@ -40,6 +41,9 @@ struct Options {
   std::string csv;
   std::string plot;
   std::string trace;
+  bool startup = false;
+  bool startup_probe = false;
+  std::vector<std::string> command_line;
 };
 
 constexpr std::string_view kToStandardOutput = "-";
@@ -319,7 +323,57 @@ Result<void> write_results(const Options& options, const std::vector<BenchCell>&
   return {};
 }
 
+// What the loads and the figures under load have, and the start of a process has not.
+void check_startup(const Options& options) {
+  for (const auto& [given, name] : {std::pair{options.offline, "--offline"},
+                                    {options.concurrency > 0, "--concurrency"},
+                                    {options.rate > 0, "--rate"},
+                                    {options.request_items > 0, "--request-items"},
+                                    {!options.compare.empty(), "--compare"},
+                                    {options.windows, "--windows"},
+                                    {!options.csv.empty(), "--csv"},
+                                    {!options.plot.empty(), "--plot"},
+                                    {!options.trace.empty(), "--trace"}}) {
+    if (given)
+      throw UsageError(std::string("--startup measures one request in each process; ") + name +
+                       " does not go with it");
+  }
+  if (options.lanes.size() > 1 || options.batches.size() > 1)
+    throw UsageError("--startup goes with one value of --lanes and --batch, not with a list");
+}
+
+Result<int> run_startup(const Options& options) {
+  check_startup(options);
+  StartupOptions startup;
+  startup.model = options.model;
+  startup.model.lanes = options.lanes.empty() ? 0 : options.lanes.front();
+  startup.model.batch = options.batches.empty() ? 0 : options.batches.front();
+  startup.input = options.input;
+  startup.seed = options.seed;
+  startup.runs = options.pairs;
+  if (options.startup_probe) {
+    Result<void> probed = probe_startup(startup);
+    if (!probed.ok()) return std::move(probed).error();
+    return kFine;
+  }
+  const InterruptGuard guard;
+  Result<StartupResult> result = measure_startup(startup, options.command_line);
+  if (!result.ok()) return std::move(result).error();
+  const Json json = startup_json(*result);
+  if (options.json == kToStandardOutput)
+    print_json(json);
+  else
+    print(startup_text(*result));
+  if (!options.json.empty() && options.json != kToStandardOutput) {
+    Result<void> written =
+        write_text(options.json, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    if (!written.ok()) return std::move(written).error();
+  }
+  return kFine;
+}
+
 Result<int> run(const Options& options) {
+  if (options.startup || options.startup_probe) return run_startup(options);
   check(options);
   const InterruptGuard guard;
   const MachineFigures machine = measure_machine(
@@ -407,7 +461,11 @@ void add_output_options(CLI::App& verb, Options& options) {
       ->delimiter(',')
       ->check(CLI::IsMember({"naive", "direct"}))
       ->type_name("LIST");
-  verb.add_option("--pairs", options.pairs, "Pairs of windows to compare (default: 9)")
+  verb.add_flag("--startup", options.startup,
+                "Measure the first answer of fresh processes, CUDA_MODULE_LOADING=LAZY and EAGER");
+  verb.add_flag("--startup-probe", options.startup_probe)->group("");  // what --startup runs
+  verb.add_option("--pairs", options.pairs,
+                  "Pairs of windows, or of processes with --startup, to compare (default: 9)")
       ->check(CLI::Range(1, 1000))
       ->type_name("N");
   verb.add_flag("--windows", options.windows, "Show every window");
@@ -448,6 +506,7 @@ void add_bench(CLI::App& app, Context& context) {
   verb->callback([options, verb, &context] {
     // Given without a file, it means standard output.
     if (verb->count("--json") > 0 && options->json.empty()) options->json = kToStandardOutput;
+    options->command_line = context.arguments;
     context.action = [options] { return run(*options); };
   });
 }

@@ -3,6 +3,7 @@
 
 #include <millrace/engine.h>
 
+#include "cli/gpu_text.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
 
@@ -52,7 +53,7 @@ std::string capability(const DeviceInfo& info) {
   return std::to_string(info.compute_major) + "." + std::to_string(info.compute_minor);
 }
 
-void print_table(const Found& found) {
+void print_table(const Found& found, const GpuReport& gpus) {
   Table devices({"device", "name", "cores", "compute", "memory", "free", "uuid"}, {2, 3, 4, 5});
   for (const DeviceRef device : found.devices) {
     const DeviceInfo& info = device->info();
@@ -67,12 +68,16 @@ void print_table(const Found& found) {
                   backend.version.empty() ? "-" : backend.version, printable(backend.reason)});
   }
   print(inked(Ink::bold, "Devices") + "\n" + devices.text() + "\n");
+  if (const std::string text = gpus_text(gpus); !text.empty()) print(text + "\n");
   print(inked(Ink::bold, "Backends") + " (\"auto\" tries them in this order)\n" + backends.text() +
         "\n");
   print(inked(Ink::bold, "CUDA") + "  " + cuda_line(cuda_status()) + "\n");
+  if (!gpus.unavailable.empty()) {
+    print(inked(Ink::bold, "NVML") + "  " + printable(gpus.unavailable) + "\n");
+  }
 }
 
-void print_as_json(const Found& found) {
+void print_as_json(const Found& found, const GpuReport& gpus) {
   Json devices = Json::array();
   for (const DeviceRef device : found.devices) {
     const DeviceInfo& info = device->info();
@@ -87,6 +92,8 @@ void print_as_json(const Found& found) {
                   {"free_bytes", memory.free_bytes},
                   {"used_bytes", memory.used_bytes}};
     if (info.compute_major > 0) entry["compute_capability"] = capability(info);
+    if (!info.pci_bus_id.empty()) entry["pci_bus_id"] = info.pci_bus_id;
+    if (info.numa_node >= 0) entry["numa_node"] = info.numa_node;
     devices.push_back(std::move(entry));
   }
   Json backends = Json::array();
@@ -103,16 +110,25 @@ void print_as_json(const Found& found) {
                {{"visible_gpus", cuda.visible_gpus},
                 {"driver_version", cuda.driver_version},
                 {"runtime_version", cuda.runtime_version},
-                {"reason", cuda.reason}}}});
+                {"reason", cuda.reason}}},
+              {"nvml", gpus_json(gpus)}});
 }
 
 Result<int> run(const Options& options) {
   Result<Found> found = find_devices(options.devices);
   if (!found.ok()) return std::move(found).error();
+  GpuReport gpus = gpu_report();
+  if (!options.devices.empty()) {
+    std::vector<int> named;
+    for (const DeviceRef device : found->devices) {
+      if (device->id().kind == DeviceKind::cuda) named.push_back(device->id().index);
+    }
+    keep_only(gpus, named);
+  }
   if (options.json)
-    print_as_json(*found);
+    print_as_json(*found, gpus);
   else
-    print_table(*found);
+    print_table(*found, gpus);
   return kFine;
 }
 
@@ -123,7 +139,8 @@ void add_devices(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand(
       "devices", "Shows devices, memory, versions, and which backends are usable");
   verb->add_option("--devices", options->devices,
-                   "Only these: 0,1 or GPU-uuid, host, host:1 (default: all GPUs and the host)")
+                   "Only these: 0,1, GPU-uuid or MIG-uuid, host, host:1 (default: all GPUs and the "
+                   "host)")
       ->delimiter(',')
       ->type_name("LIST");
   verb->add_flag("--json", options->json, "Print JSON");

@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
                        "Versions of Millrace and of everything under it");
   add_log_level(app);
   Context context;
+  if (argc > 1) context.arguments.assign(argv + 1, argv + argc);
   add_devices(app, context);
   add_inspect(app, context);
   add_run(app, context);
@@ -113,7 +114,8 @@ int run(int argc, char** argv) {
 }  // namespace millrace::cli
 
 int main(int argc, char** argv) {
-  std::setlocale(LC_CTYPE, "");  // what the terminal can show; numbers stay as they are
+  millrace::set_cuda_defaults();  // before anything asks CUDA, and before other threads
+  std::setlocale(LC_CTYPE, "");   // what the terminal can show; numbers stay as they are
   try {
     return millrace::cli::run(argc, argv);
   } catch (const std::exception& error) {

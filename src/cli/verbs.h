@@ -3,6 +3,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -23,6 +25,7 @@ inline constexpr int kRestart = 3;  // a device failed for good: only a new proc
 /// What is wrong with the command line itself is thrown as `CLI::ValidationError` while parsing, or
 /// from the action as `UsageError`: either ends with exit code 2.
 struct Context {
+  std::vector<std::string> arguments;  // all of the command line, without the program
   std::function<Result<int>()> action;
 };
 

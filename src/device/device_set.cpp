@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include <millrace/device.h>
@@ -7,12 +8,36 @@
 #include "base/try.h"
 #include "device/cuda/cuda_device.h"
 #include "device/host/host_device.h"
+#include "device/nvml/read_report.h"
 #include "device/select_devices.h"
+#include "device/select_mig.h"
 
 namespace millrace {
 namespace {
 
+constexpr const char* kVisible = "CUDA_VISIBLE_DEVICES";
+
+// CUDA reads the variable once, when it is first used.
+Result<void> show_mig_instances(const std::vector<std::string>& names) {
+  MILLRACE_ASSIGN(const auto visible, visible_for_mig(names, nvml_report(), std::getenv(kVisible)));
+  if (visible) setenv(kVisible, visible->c_str(), 1);
+  return {};
+}
+
+Result<std::vector<DeviceId>> select_mig_devices(const std::vector<std::string>& names) {
+  MILLRACE_TRY(show_mig_instances(names));
+  const CudaStatus status = cuda_status();
+  auto ids = select_devices(names, visible_gpus(), status.reason);
+  if (ids.ok() || ids.error().code != ErrorCode::not_found) return ids;
+  Error error = std::move(ids).error();
+  error.message +=
+      "; CUDA shows a process one MIG instance, which must be chosen before anything in the "
+      "process uses CUDA";
+  return error;
+}
+
 Result<std::vector<DeviceId>> devices_to_open(const std::vector<std::string>& names) {
+  if (std::ranges::any_of(names, names_mig)) return select_mig_devices(names);
   const bool ask_driver = names.empty() || std::ranges::any_of(names, names_gpu);
   const CudaStatus status = ask_driver ? cuda_status() : CudaStatus();
   const auto gpus = status.visible_gpus > 0 ? visible_gpus() : std::vector<GpuIdentity>();

@@ -11,9 +11,14 @@ namespace millrace {
 namespace {
 
 constexpr std::string_view kUuidStart = "GPU-";
+constexpr std::string_view kMigStart = "MIG-";
 
 bool starts_with_ignoring_case(std::string_view text, std::string_view start) {
   return text.size() >= start.size() && equal_ignoring_case(text.substr(0, start.size()), start);
+}
+
+bool is_uuid(std::string_view name) {
+  return starts_with_ignoring_case(name, kUuidStart) || starts_with_ignoring_case(name, kMigStart);
 }
 
 std::vector<std::size_t> gpus_of_prefix(std::string_view prefix,
@@ -57,7 +62,7 @@ Error not_found(std::string_view name, std::span<const GpuIdentity> gpus,
 
 Result<DeviceId> select_device(std::string_view name, std::span<const GpuIdentity> gpus,
                                std::string_view why_no_gpus) {
-  if (starts_with_ignoring_case(name, kUuidStart)) {
+  if (is_uuid(name)) {
     const auto found = gpus_of_prefix(name, gpus);
     if (found.empty()) return not_found(name, gpus, why_no_gpus);
     if (found.size() > 1) {
@@ -92,7 +97,7 @@ std::vector<std::size_t> parse_visible_devices(std::string_view text,
 }
 
 bool names_gpu(std::string_view name) {
-  if (starts_with_ignoring_case(name, kUuidStart)) return true;
+  if (is_uuid(name)) return true;
   const auto id = parse_device_id(name);
   return id && id->kind == DeviceKind::cuda;
 }

@@ -13,8 +13,9 @@
 namespace millrace {
 
 struct GpuIdentity {
-  std::string uuid;  // "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
-  std::string name;  // "NVIDIA H200"
+  std::string uuid;          // "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", or "MIG-..."
+  std::string name;          // "NVIDIA H200"
+  std::string pci_bus_id{};  // "0000:1b:00.0"; empty when unknown
 };
 
 /// The GPUs that the CUDA runtime shows to this process, in its order; none when it cannot say.

@@ -83,6 +83,7 @@ DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, FaultBo
   if (inline_) {
     waker_.redirect([](void* self) noexcept { static_cast<DeviceState*>(self)->drive(); }, this);
   }
+  loader_.post([device] { device->place_this_thread(); });
   driver_ = Thread("mr-driver-" + std::to_string(device->id().index), [this] { loop(); });
 }
 
@@ -170,6 +171,7 @@ void DeviceState::give_up_on(PlanState& plan) {
 }
 
 void DeviceState::loop() {
+  device_->place_this_thread();
   prctl(PR_SET_TIMERSLACK,
         1000);  // nanoseconds: batching delays are of the order of the default slack
   while (!stop_.load(std::memory_order_acquire)) {

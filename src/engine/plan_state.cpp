@@ -257,6 +257,7 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
     state->traits = state->lane->traits();
     if (state->traits.enqueue_blocks) {
       state->thread = std::make_unique<TaskThread>("mr-lane-" + std::to_string(i));
+      state->thread->post([device = device_.device()] { device->place_this_thread(); });
     }
     MILLRACE_ASSIGN(state->words,
                     device_.device()->allocate(

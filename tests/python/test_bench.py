@@ -83,6 +83,39 @@ def test_random_inputs_need_no_files():
     assert bench(ROOT / "tests" / "models" / "linear.onnx")["backend"] == "onnxruntime"
 
 
+MAYBE = (type(None), dict)
+FIGURES = {name: MAYBE for name in ("ready_s", "first_inference_s", "gpu_bytes", "host_bytes")}
+STARTUP = {
+    "model": str, "backend": str, "devices": [str], "scenario": str, "runs": int, "eager_to_lazy": FIGURES, "remark": str,
+    "loading": [{"loading": str, **FIGURES, "samples": [{"ready_s": NUMBER, "first_inference_s": NUMBER, "host_bytes": NUMBER,
+                                                         "gpu_bytes": (int, float, type(None))}]}],
+    "machine": {"cores": int, "versions": dict},
+}
+
+
+def test_startup_compares_fresh_processes(tmp_path):
+    report = tmp_path / "startup.json"
+    text = succeeds("bench", "--startup", DIGITS, "--pairs", "2", "--devices", "host", "--json", report)
+    found = json.loads(report.read_text())
+    check_schema(found, STARTUP)
+    assert (found["backend"], found["devices"], found["runs"]) == ("onnxruntime", ["host:0"], 2)
+    assert [kind["loading"] for kind in found["loading"]] == ["LAZY", "EAGER"]
+    for kind in found["loading"]:
+        assert len(kind["samples"]) == 2
+        for sample in kind["samples"]:
+            assert 0 < sample["ready_s"] <= sample["first_inference_s"]
+            assert sample["host_bytes"] > 2**20 and sample["gpu_bytes"] is None
+        assert set(kind["first_inference_s"]) == set(SPREAD) and kind["gpu_bytes"] is None
+    assert found["eager_to_lazy"]["first_inference_s"]["median"] > 0
+    assert "LAZY" in text and "EAGER" in text and "changes nothing there" in text and found["remark"] in text
+
+
+def test_startup_takes_no_load_and_passes_errors_on():
+    assert "--offline does not go with it" in fails(2, "bench", "--startup", DIGITS, "--offline")
+    done = millrace("bench", "--startup", "reference:no_such_kind")
+    assert done.returncode == 1 and "no_such_kind" in done.stderr and "its message is above" in done.stderr
+
+
 def test_lists_sweep_and_give_table_csv_and_plot(tmp_path):
     out = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "svg")}
     text = succeeds("bench", "reference:identity", "--lanes", "1,2", "--batch", "1,4", "--concurrency", "8", *SHORT,

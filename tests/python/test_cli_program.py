@@ -59,11 +59,14 @@ def test_a_full_disk_behind_standard_output_is_noticed(arguments):
         assert fails(1, *arguments, stdout=full) == "cannot write to standard output: No space left on device"
 
 
+NONE = type(None)
 DEVICES = {
     "devices": [{"device": str, "kind": str, "name": str, "uuid": str, "cores": int, "memory_bytes": int, "limit_bytes": int,
-                 "free_bytes": int, "used_bytes": int, "compute_capability?": str}],
+                 "free_bytes": int, "used_bytes": int, "compute_capability?": str, "pci_bus_id?": str, "numa_node?": int}],
     "backends": [{"name": str, "usable": bool, "version": str, "reason": str}],
     "cuda": {"visible_gpus": int, "driver_version": str, "runtime_version": str, "reason": str},
+    "nvml": {"available": bool, "reason": str, "driver_version?": (str, NONE), "cuda_version?": (str, NONE),
+             "nvml_version?": (str, NONE), "gpus": [dict], "peers": [dict], "refused": dict},
 }
 
 
@@ -80,6 +83,16 @@ def test_devices_json():
         assert backend["usable"] or backend["reason"], backend
     assert found["cuda"]["visible_gpus"] > 0 or found["cuda"]["reason"]
     assert len([d for d in found["devices"] if d["kind"] == "cuda"]) == found["cuda"]["visible_gpus"]
+
+
+def test_nvml_or_its_absence_is_said():
+    found, text = as_json("devices")["nvml"], succeeds("devices")
+    assert found["available"] == (found["reason"] == "") == ("driver_version" in found)
+    if found["available"]:
+        assert found["gpus"] and all(gpu["uuid"] in text for gpu in found["gpus"])
+    else:
+        assert found["reason"] in text and not found["gpus"]
+    assert as_json("devices", "--devices", "host")["nvml"]["gpus"] == []
 
 
 def test_devices_text_shows_the_same():

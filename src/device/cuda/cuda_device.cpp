@@ -15,6 +15,7 @@
 #include "device/cuda/cuda_error.h"
 #include "device/cuda/gather.h"
 #include "device/impl.h"
+#include "device/numa.h"
 #include "device/select_devices.h"
 
 namespace millrace {
@@ -285,8 +286,11 @@ class CudaStream final : public StreamImpl {
 /// Sits on events and wakes others, since a stream cannot.
 class Waiter {
  public:
-  explicit Waiter(int device)
-      : thread_("mr-waiter-" + std::to_string(device), [this, device] { loop(device); }) {}
+  Waiter(int device, const NumaPlace& place)
+      : thread_("mr-waiter-" + std::to_string(device), [this, device, place] {
+          move_this_thread(place);
+          loop(device);
+        }) {}
   ~Waiter() {
     {
       std::lock_guard lock(mutex_);
@@ -335,7 +339,7 @@ class Waiter {
 /// The memory of one GPU and pinned memory that it reaches. Shared by what may outlive the device.
 class CudaMemory final : public MemorySource {
  public:
-  static Result<std::shared_ptr<CudaMemory>> make(std::int32_t index);
+  static Result<std::shared_ptr<CudaMemory>> make(std::int32_t index, NumaPlace place);
   CudaMemory(const CudaMemory&) = delete;
   CudaMemory& operator=(const CudaMemory&) = delete;
   ~CudaMemory() override {
@@ -359,9 +363,10 @@ class CudaMemory final : public MemorySource {
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
 
  private:
-  explicit CudaMemory(std::int32_t index) : index_(index) {}
+  CudaMemory(std::int32_t index, NumaPlace place) : index_(index), place_(std::move(place)) {}
 
   const std::int32_t index_;
+  const NumaPlace place_;  // of pinned memory
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   std::atomic<std::size_t> used_bytes_{0};
@@ -397,6 +402,13 @@ class CudaDevice final : public Device {
   }
   /// Gives this device direct access to the memory of `peer`, if the hardware can.
   Result<void> connect(CudaDevice& peer);
+  void place_this_thread() const noexcept override {
+    if (!move_this_thread(place_)) {
+      log_info(info_.id,
+               ": a thread stays where it is, the system refuses to move it to processors ",
+               cpu_list_text(place_.cpus));
+    }
+  }
 
  protected:
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override {
@@ -409,6 +421,7 @@ class CudaDevice final : public Device {
   Result<void> warm_up();
 
   DeviceInfo info_;
+  NumaPlace place_;
   std::shared_ptr<CudaMemory> memory_;
   int lowest_priority_ = 0;
   int highest_priority_ = 0;
@@ -431,7 +444,14 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
   const std::vector<GpuIdentity> gpus = visible_gpus();
   const auto place = static_cast<std::size_t>(index);
   info_.id = DeviceId::cuda(index);
-  info_.uuid = place < gpus.size() ? gpus[place].uuid : "";
+  if (place < gpus.size()) {
+    info_.uuid = gpus[place].uuid;
+    info_.pci_bus_id = gpus[place].pci_bus_id;
+    info_.numa_node = numa_node_of(info_.pci_bus_id);
+  }
+  place_ = place_near(info_.numa_node, process_cpus());
+  log_info(info_.id, ": threads and pinned memory lie ",
+           place_.node < 0 ? "anywhere: " : "near it: ", place_.why);
   info_.name = properties.name;
   info_.compute_major = properties.major;
   info_.compute_minor = properties.minor;
@@ -439,7 +459,7 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
   info_.memory_bytes = properties.totalGlobalMem;
   MILLRACE_TRY(check_cuda(cudaDeviceGetStreamPriorityRange(&lowest_priority_, &highest_priority_),
                           "cudaDeviceGetStreamPriorityRange"));
-  MILLRACE_ASSIGN(memory_, CudaMemory::make(index));
+  MILLRACE_ASSIGN(memory_, CudaMemory::make(index, place_));
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult found{};
   if (cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &entry, 12000, cudaEnableDefault,
@@ -449,7 +469,7 @@ Result<void> CudaDevice::initialize(std::int32_t index) {
   }
   MILLRACE_ASSIGN(clock_, EventClock::start(index, memory_->stream()));
   MILLRACE_TRY(warm_up());
-  waiter_ = std::make_unique<Waiter>(index);
+  waiter_ = std::make_unique<Waiter>(index, place_);
   return {};
 }
 
@@ -567,8 +587,8 @@ Result<void> CudaDevice::warm_up() {
 
 // Memory
 
-Result<std::shared_ptr<CudaMemory>> CudaMemory::make(std::int32_t index) {
-  std::shared_ptr<CudaMemory> memory(new CudaMemory(index));
+Result<std::shared_ptr<CudaMemory>> CudaMemory::make(std::int32_t index, NumaPlace place) {
+  std::shared_ptr<CudaMemory> memory(new CudaMemory(index, std::move(place)));
   MILLRACE_TRY(check_cuda(cudaSetDevice(index), "cudaSetDevice"));
   MILLRACE_TRY(check_cuda(cudaStreamCreateWithFlags(&memory->stream_, cudaStreamNonBlocking),
                           "cudaStreamCreateWithFlags"));
@@ -610,6 +630,7 @@ Result<void*> CudaMemory::allocate(std::size_t bytes, MemoryKind kind) {
   MILLRACE_TRY(check_cuda(cudaSetDevice(index_), "cudaSetDevice"));
   void* data = nullptr;
   if (kind == MemoryKind::pinned) {
+    const NumaMemoryGuard near(place_);
     MILLRACE_TRY(check_cuda(
         cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc"));
     return data;
