@@ -58,6 +58,18 @@ struct LaneMemory {
   [[nodiscard]] std::size_t total() const noexcept {
     return context_bytes + activation_bytes + graph_bytes;
   }
+  LaneMemory& operator+=(const LaneMemory& other) noexcept {
+    context_bytes += other.context_bytes;
+    activation_bytes += other.activation_bytes;
+    graph_bytes += other.graph_bytes;
+    return *this;
+  }
+  LaneMemory& operator/=(std::size_t lanes) noexcept {
+    context_bytes /= lanes;
+    activation_bytes /= lanes;
+    graph_bytes /= lanes;
+    return *this;
+  }
 };
 
 struct LaneTraits {

@@ -1090,10 +1090,12 @@ ModelInfo::Placement PlanState::placement() const {
   placement.slots = config_.slots;
   placement.lanes_share_weights = plan_info().lanes_share_weights;
   placement.weights_bytes = footprint.weights_bytes;
-  LaneMemory memory;
-  for (const auto& lane : lanes) {
-    const LaneMemory held = lane->lane->memory();
-    if (held.total() > memory.total()) memory = held;
+  // The first lane also takes what all need but once: kernels.
+  LaneMemory memory = lanes.front()->lane->memory();
+  if (const std::size_t others = lanes.size() - 1; others > 0) {
+    memory = {};
+    for (std::size_t i = 1; i < lanes.size(); ++i) memory += lanes[i]->lane->memory();
+    memory /= others;
   }
   if (memory.total() == 0) memory.context_bytes = footprint.lane_bytes;
   placement.lane_bytes = memory.total();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the small ONNX models that the tests of the onnxruntime backend run.
+"""Writes the small ONNX models that the tests of the onnxruntime and tensorrt backends run.
 
     tests/models/make_models.py [FOLDER]      (default: the folder of this script)
 
@@ -30,10 +30,10 @@ def value(name, element, shape):
     return h.make_tensor_value_info(name, element, shape)
 
 
-def model(name, nodes, inputs, outputs, initializers=(), domains=(), metadata=None):
+def model(name, nodes, inputs, outputs, initializers=(), domains=(), metadata=None, opset=OPSET, ir_version=IR_VERSION):
     graph = h.make_graph(list(nodes), name, list(inputs), list(outputs), list(initializers))
-    opsets = [h.make_opsetid("", OPSET)] + [h.make_opsetid(domain, 1) for domain in domains]
-    made = h.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="make_models.py")
+    opsets = [h.make_opsetid("", opset)] + [h.make_opsetid(domain, 1) for domain in domains]
+    made = h.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="make_models.py")
     for key, text in (metadata or {}).items():
         made.metadata_props.add(key=key, value=text)
     return made
@@ -144,15 +144,84 @@ def average():
                  [value("input", T.FLOAT, ["N", 3, 112, 112])], [value("output", T.FLOAT, ["N", 3, 1, 1])])
 
 
+PLUGINS = "millrace"  # a domain of operators that only plug-ins know
+
+
+def mish():
+    """Mish of the input plus 1."""
+    nodes = [h.make_node("Add", ["input", "one"], ["sum"]), h.make_node("MillraceMish", ["sum"], ["output"], domain=PLUGINS)]
+    return model("mish", nodes, [value("input", T.FLOAT, ["N", 64])], [value("output", T.FLOAT, ["N", 64])],
+                 [numpy_helper.from_array(np.array([1], np.float32), "one")], [PLUGINS], opset=17, ir_version=8)
+
+
+def misbehave(how):
+    """The input plus 1, by way of a plug-in that does something forbidden; 0: nothing."""
+    nodes = [h.make_node("Add", ["input", "one"], ["sum"]),
+             h.make_node("Misbehave", ["sum"], ["output"], domain=PLUGINS, how=how)]
+    return model(f"misbehave_{how}", nodes, [value("input", T.FLOAT, ["N", 64])], [value("output", T.FLOAT, ["N", 64])],
+                 [numpy_helper.from_array(np.array([1], np.float32), "one")], [PLUGINS], opset=17, ir_version=8)
+
+
+def yolo():
+    """A detector's head of two anchors and three classes, in 4 by 5 cells of 8 pixels."""
+    node = h.make_node("YoloDecode", ["head"], ["boxes", "scores"], domain=PLUGINS, anchors=[10.0, 13.0, 33.0, 23.0], stride=8.0,
+                       classes=3, scale_xy=1.05)
+    return model("yolo", [node], [value("head", T.FLOAT, ["N", 16, 4, 5])],
+                 [value("boxes", T.FLOAT, ["N", 40, 4]), value("scores", T.FLOAT, ["N", 40, 3])], domains=[PLUGINS], opset=17,
+                 ir_version=8)
+
+
+def reshape():
+    """The input in the shape that the values of another input name."""
+    nodes = [h.make_node("Reshape", ["input", "shape"], ["shaped"]), h.make_node("Neg", ["shaped"], ["output"])]
+    return model("reshape", nodes, [value("input", T.FLOAT, ["N"]), value("shape", T.INT64, [2])],
+                 [value("output", T.FLOAT, ["rows", "columns"])], opset=17, ir_version=8)
+
+
+def convolutions():
+    """Four convolutions of 3 by 3, so that a run needs scratch memory."""
+    random = np.random.default_rng(11)
+    nodes, initializers, last, channels = [], [], "input", 4
+    for i, width in enumerate((16, 16, 16, 4)):
+        weights = (random.standard_normal((width, channels, 3, 3)) / np.sqrt(9 * channels)).astype(np.float32)
+        initializers.append(numpy_helper.from_array(weights, f"weights_{i}"))
+        nodes.append(h.make_node("Conv", [last, f"weights_{i}"], [f"sum_{i}"], pads=[1, 1, 1, 1]))
+        nodes.append(h.make_node("Tanh", [f"sum_{i}"], ["output" if i == 3 else f"tanh_{i}"]))
+        last, channels = f"tanh_{i}", width
+    shape = ["N", 4, 48, 48]
+    return model("convolutions", nodes, [value("input", T.FLOAT, shape)], [value("output", T.FLOAT, shape)], initializers,
+                 opset=17, ir_version=8)
+
+
+def dequantize(name, element):
+    """Half of the input, as FP32."""
+    zero = h.make_tensor("zero", element, [], [0])
+    return model(f"dequantize_{name}", [h.make_node("DequantizeLinear", ["input", "half", "zero"], ["output"])],
+                 [value("input", element, ["N", 4])], [value("output", T.FLOAT, ["N", 4])],
+                 [numpy_helper.from_array(np.array(0.5, np.float32), "half"), zero], opset=19, ir_version=9)
+
+
+def quantize(name, element):
+    """Twice the input, in a narrow type."""
+    zero = h.make_tensor("zero", element, [], [0])
+    return model(f"quantize_{name}", [h.make_node("QuantizeLinear", ["input", "half", "zero"], ["output"])],
+                 [value("input", T.FLOAT, ["N", 4])], [value("output", element, ["N", 4])],
+                 [numpy_helper.from_array(np.array(0.5, np.float32), "half"), zero], opset=19, ir_version=9)
+
+
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     models = [identity(name, element) for name, element in IDENTITY_TYPES.items()]
     models += [make() for make in (two_in_two_out, linear, nonzero, compress, fixed_batch, scalar, mislabelled,
-                                   unknown_operator, slow, division, sequence_input, nine_dimensions, unknown_rank,
-                                   average)]
+                                   unknown_operator, slow, division, sequence_input, nine_dimensions, unknown_rank, mish, yolo,
+                                   reshape, convolutions, average)]
+    models += [misbehave(how) for how in range(8)]
+    for name, element in (("int8", T.INT8), ("fp8", T.FLOAT8E4M3FN)):
+        models += [quantize(name, element), dequantize(name, element)]
     for made in models:
-        if made.graph.name not in ("unknown_operator", "unknown_rank"):
+        foreign = any(opset.domain for opset in made.opset_import)
+        if not foreign and made.graph.name != "unknown_rank":
             onnx.checker.check_model(made)
         (folder / f"{made.graph.name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
     print(f"wrote {len(models)} models to {folder}")

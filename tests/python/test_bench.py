@@ -28,12 +28,14 @@ COMPARISON = {
 }
 DEVICE = {"device": str, "items_per_s": NUMBER, "requests_per_s": NUMBER, "batches": int, "moved_requests": int,
           "share_of_model": NUMBER, "share_of_device": NUMBER, "latency_us": LATENCY}
+GRAPHS = {"asked_for": bool, "eager_share": NUMBER, "why_not": str,
+          "eager_batches": {name: int for name in ("unknown_shapes", "blocking", "not_captured", "cheaper")}}
 CELL = {
     "model": str, "backend": str, "devices": [str], "per_device": [DEVICE], "lanes": int, "slots": int, "batch": int, "scenario": str,
     "in_flight": (int, type(None)), "rate": (int, float, type(None)), "request_items": int, "batching": bool, "memory": str, "delay_us": NUMBER,
     "items_per_s": NUMBER, "requests_per_s": NUMBER, "latency_us": LATENCY, "phases_us": PHASES, "errors": int, "cpu_s": NUMBER,
     "rss_mib": NUMBER, "cpu_us_per_request": NUMBER, "seconds": NUMBER, "stable": bool, "interrupted": bool, "requests": int,
-    "checked": int, "batches": int, "batch_items_mean": NUMBER, "comparison": [COMPARISON], "wake_us": NUMBER,
+    "checked": int, "batches": int, "prepared_batches": int, "graphs": GRAPHS, "batch_items_mean": NUMBER, "comparison": [COMPARISON], "wake_us": NUMBER,
     "timer_lag_us": NUMBER, "machine": {"cores": int, "versions": dict}, "samples": [SAMPLE], "sender_lateness_us?": LATENCY,
     "first_error?": str,
 }
@@ -226,6 +228,28 @@ def test_failing_requests_fail_the_run_but_the_figures_are_shown():
     cell = json.loads(done.stdout)
     check_schema(cell, CELL)
     assert cell["errors"] > 0 and cell["first_error"]
+
+
+NOT_CAPTURED = "reference:identity?only_prepared=1&graphs=1&not_captured=1"
+
+
+def test_batches_without_a_graph_are_counted():
+    graphs = bench(NOT_CAPTURED, "--concurrency", "2")["graphs"]
+    assert graphs["asked_for"] is False and graphs["eager_share"] == 1 and graphs["why_not"] == "not captured, as asked"
+    assert graphs["eager_batches"]["not_captured"] > 0 and graphs["eager_batches"]["cheaper"] == 0
+    text = succeeds("bench", NOT_CAPTURED, "--concurrency", "2", *SHORT)
+    assert re.search(r"graphs +[\d,]+ of [\d,]+ batches ran without one \(100.0%\): [\d,]+ not_captured \(not captured, as asked\)", text)
+    captured = bench("reference:identity?only_prepared=1&graphs=1", "--concurrency", "2", "--option", "graphs=1")
+    assert captured["graphs"]["asked_for"] is True and captured["graphs"]["eager_share"] == 0
+    assert captured["prepared_batches"] == captured["batches"]
+
+
+def test_graphs_that_were_asked_for_and_did_not_run_fail_the_run():
+    done = millrace("bench", NOT_CAPTURED, "--concurrency", "2", "--option", "graphs=1", *SHORT, "--json")
+    assert done.returncode == 1
+    assert re.search(r"error: graphs were asked for \(--option graphs=on\), but [\d,]+ of [\d,]+ batches ran without one \(100.0%\)",
+                     done.stderr)
+    assert json.loads(done.stdout)["graphs"]["eager_share"] == 1
 
 
 def start_long_run():

@@ -243,8 +243,11 @@ Result<void> TensorrtLane::set_addresses(nvinfer1::IExecutionContext& context, c
 
 Result<void> TensorrtLane::run(nvinfer1::IExecutionContext& context, cudaStream_t stream) {
   if (context.enqueueV3(stream)) return {};
-  const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess) MILLRACE_TRY(check_cuda(status, "enqueueV3"));
+  // TensorRT has a CUDA runtime of its own, whose last error is not ours.
+  for (const cudaError_t status : {cudaGetLastError(), cudaStreamQuery(stream)}) {
+    const Result<void> fault = check_cuda(status, "enqueueV3");
+    if (!fault && fault.error().code == ErrorCode::gpu_fault) return fault;
+  }
   return engine_->error(ErrorCode::internal, "a run was refused");
 }
 
