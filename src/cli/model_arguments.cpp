@@ -5,7 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "base/model_name.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
 
@@ -203,7 +202,7 @@ Result<OpenModels> open_models(std::vector<PlacedModel> models, const ModelArgum
     Result<void> parts = load_parts(open.engine, file, loaded, 0);
     if (!parts.ok()) return std::move(parts).error();
     for (const std::string& name : open.engine.model_names()) used.insert(name);
-    if (file.config.name.empty()) file.config.name = name_from_path(file.config.path);
+    if (file.config.name.empty()) file.config.name = default_name(file.config);
     file.config.name = unused_name(file.config.name, used);
     Result<Model> model = open.engine.load(file.config);
     if (!model.ok()) return std::move(model).error();

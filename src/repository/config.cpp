@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/file.h"
+#include "base/model_name.h"
 #include "base/text.h"
 #include "base/try.h"
 #include "io/fields.h"
@@ -253,6 +254,8 @@ bool same_file(const std::string& a, const std::string& b) {
 }
 
 }  // namespace
+
+std::string default_name(const ModelConfig& config) { return name_from_path(config.path); }
 
 Result<ModelFile> read_model(const std::string& argument) {
   ModelFile bare;

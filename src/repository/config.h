@@ -48,4 +48,7 @@ struct ModelFile {
 /// is no such file.
 [[nodiscard]] Result<ModelFile> read_model(const std::string& argument);
 
+/// What an engine calls a model whose configuration gives no name.
+[[nodiscard]] std::string default_name(const ModelConfig& config);
+
 }  // namespace millrace
