@@ -293,10 +293,6 @@ Result<std::vector<std::unique_ptr<PlanState>>> EngineState::load_plans(
   }
   if (!error) return plans;
   for (auto& plan : plans) destroy_on_loader(std::move(plan));
-  if (error->scope == Scope::process) {
-    error->message += "; the process should be restarted";
-    log_error(error->message);
-  }
   if (error->message.find('"' + config.name + '"') == std::string::npos) {
     error->message = concat("model \"", config.name, "\": ", error->message);
   }

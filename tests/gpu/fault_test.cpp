@@ -94,6 +94,8 @@ TEST(FaultChild, RunsIntoAFault) {
       after.count(future);
     }
     EXPECT_EQ(after.faults, 10) << after.text();
+    ASSERT_EQ(engine.faults().size(), 1u) << "the engine asks for a restart";
+    EXPECT_EQ(engine.faults()[0].error.scope, Scope::process);
     std::printf("others: %s\nown: %s\nafter: %s\n", others.text().c_str(), own.text().c_str(),
                 after.text().c_str());
   }
