@@ -62,6 +62,15 @@ check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP
 	  rm build/models/$$model.onnx build/models/$$model-fp16.onnx; \
 	done
 
+.PHONY: check-models
+check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP16, and checks it with ONNX Runtime (4 GB of memory)
+	@for model in mlp resnet50 bert-base-128 bert-base-384 yolov4-416 yolov4-608; do \
+	  $(PYTHON) tools/models/write.py $$model --output build/models; \
+	  $(PYTHON) tools/models/write.py $$model --output build/models --fp16; \
+	  $(PYTHON) tools/models/check.py build/models/$$model.onnx build/models/$$model-fp16.onnx; \
+	  rm build/models/$$model.onnx build/models/$$model-fp16.onnx; \
+	done
+
 .PHONY: sanitize
 sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan, then under TSan
 
