@@ -51,16 +51,8 @@ test: dev  ## Builds and runs every test (preset dev)
 gpu-test: deps-test  ## Builds and runs the suites that need a GPU (SANITIZE=1: under compute-sanitizer); MILLRACE_TENSORRT names TensorRT's folder
 	@$(CONFIGURE) --preset dev > /dev/null
 	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_suite millrace
+	@test -f build/gpu-variants/labels.json || $(PYTHON) tests/gpu/variants.py prepare
 	@tests/gpu/run.py --bin build/dev/bin $(if $(SANITIZE),--sanitize)
-
-.PHONY: check-models
-check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP16, and checks it with ONNX Runtime (4 GB of memory)
-	@for model in mlp resnet50 bert-base-128 bert-base-384 yolov4-416 yolov4-608; do \
-	  $(PYTHON) tools/models/write.py $$model --output build/models; \
-	  $(PYTHON) tools/models/write.py $$model --output build/models --fp16; \
-	  $(PYTHON) tools/models/check.py build/models/$$model.onnx build/models/$$model-fp16.onnx; \
-	  rm build/models/$$model.onnx build/models/$$model-fp16.onnx; \
-	done
 
 .PHONY: check-models
 check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP16, and checks it with ONNX Runtime (4 GB of memory)

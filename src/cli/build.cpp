@@ -272,6 +272,7 @@ Result<std::string> verify_made(const Options& options, const std::string& subje
   verification.subject = subject;
   const bool engine = subject == options.output && !options.output.ends_with(".onnx");
   verification.device = engine ? options.build.device : DeviceId::host(0);
+  if (engine && options.build.version_compatible) verification.options["host_code"] = "on";
   if (engine && !options.build.plugins.empty()) {
     verification.options["plugins"] = joined(options.build.plugins);
   }

@@ -79,7 +79,9 @@ Result<void> Verification::open_reference(bool host) {
   const std::string& model = options_.build.model;
   Error why;
   if (host) {
-    Result<Model> loaded = load("reference", model, "onnxruntime", DeviceId::host(0), {});
+    // As written: what is fused for speed may round otherwise, or not at all.
+    Result<Model> loaded = load("reference", model, "onnxruntime", DeviceId::host(0),
+                                {{"graph_optimization", "basic"}});
     report_.reference = "ONNX Runtime in FP32 on the host";
     if (loaded.ok()) {
       reference_ = std::move(*loaded);

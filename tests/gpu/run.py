@@ -70,6 +70,16 @@ def sanitized(program, pattern, folder):
     return results
 
 
+def run_variants(bin_folder, folder):
+    """The results of tests/gpu/variants.py, in the same form."""
+    output = folder / "variants.json"
+    script = Path(__file__).with_name("variants.py")
+    done = subprocess.run([sys.executable, script, "run", "--bin", bin_folder, "--report", output], stdin=subprocess.DEVNULL)
+    if not output.exists():
+        return [{"suite": "variants", "test": "(all)", "result": "failed", "why": f"ended with {done.returncode}"}]
+    return json.loads(output.read_text())
+
+
 def machine():
     query = ["nvidia-smi", "--query-gpu=name,uuid,driver_version,memory.total", "--format=csv,noheader"]
     try:
@@ -93,6 +103,8 @@ def main():
             if not program.exists():
                 sys.exit(f"gpu-test: {program} is not there; build it first (make gpu-test does)")
             results += (sanitized if options.sanitize else run)(program, options.filter, Path(folder))
+        if options.filter == "*" and not options.sanitize:
+            results += run_variants(options.bin, Path(folder))
     options.report.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
     counts = {kind: sum(result["result"] == kind for result in results) for kind in ("ran", "failed", "not checked")}
     for result in results:

@@ -305,6 +305,43 @@ TEST_F(TensorRt, BuildsForAnOnnxFileOnceAndFindsItAgain) {
   EXPECT_LT(again, first / 2);
 }
 
+TEST_F(TensorRt, AnOperatorThatIsNotSupportedIsNamedWithItsNode) {
+  BuildOptions build;
+  build.model = MILLRACE_SOURCE_DIR "/tests/models/unknown_operator.onnx";
+  const std::string path = (folder / "unknown.plan").string();
+  const Result<BuildReport> report = build_engine(build, path);
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.error().code, ErrorCode::unsupported) << report.error().message;
+  for (const char* const words : {"operator ", " of node "}) {
+    EXPECT_NE(report.error().message.find(words), std::string::npos) << report.error().message;
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+// The ranges of a calibration by TensorRT 10: a line for each tensor, its scale as the bits of a
+// float in hexadecimal.
+TEST_F(TensorRt, BuildsInInt8WithRangesThatWereFoundBefore) {
+  const std::string cache = (folder / "ranges.cache").string();
+  {
+    std::ofstream file(cache);
+    file << "TRT-100600-EntropyCalibration2\n";
+    for (const char* const tensor :
+         {"images", "scaled", "conv1", "conv1.relu", "conv2", "conv2.relu", "conv3", "conv3.relu",
+          "conv4", "conv4.relu", "conv5", "conv5.relu", "pool", "flat", "dense1", "dense1.relu",
+          "dense2", "probabilities"}) {
+      file << tensor << ": 3e008081\n";  // 16/127
+    }
+  }
+  BuildOptions build;
+  build.model = kDigits;
+  build.precision = Precision::int8;
+  build.calibration_cache = cache;
+  build.optimization_level = 1;
+  const Result<BuildReport> report = build_engine(build, (folder / "int8.plan").string());
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->precision, Precision::int8);
+}
+
 TEST_F(TensorRt, CancelledBuildsLeaveNothing) {
   std::atomic<bool> cancel{true};
   BuildOptions build;

@@ -154,8 +154,8 @@ Error Build::parse_error(const nvonnxparser::IParser& parser) {
     }
     const std::string_view op = found.nodeOperator() ? found.nodeOperator() : "";
     const std::string_view node = found.nodeName() ? found.nodeName() : "";
-    text += concat("\n  ", op.empty() ? "" : "operator ", op, node.empty() ? "" : " of node ",
-                   node.empty() ? std::string() : quote(node), op.empty() ? "" : ": ",
+    const std::string where = node.empty() ? concat("number ", found.node()) : quote(node);
+    text += concat("\n  ", op.empty() ? "" : concat("operator ", op, " of node ", where, ": "),
                    found.desc() ? found.desc() : "no reason given");
   }
   (void)logger_.take_errors();

@@ -51,6 +51,7 @@ Result<std::shared_ptr<LoadedEngine>> LoadedEngine::load(const ModelSpec& spec,
   loaded->runtime_ = library->new_runtime(loaded->logger_);
   if (!loaded->runtime_) return loaded->error(ErrorCode::internal, "TensorRT does not start");
   loaded->runtime_->setGpuAllocator(&loaded->allocator_);
+  if (options.host_code) loaded->runtime_->setEngineHostCodeAllowed(true);
   loaded->engine_.reset(loaded->runtime_->deserializeCudaEngine(plan.data(), plan.size()));
   if (!loaded->engine_) {
     return loaded->error(
@@ -59,7 +60,8 @@ Result<std::shared_ptr<LoadedEngine>> LoadedEngine::load(const ModelSpec& spec,
                " cannot be used here: it is damaged, or was built for another GPU or by "
                "another TensorRT. This is TensorRT ",
                library->text, " on ", gpu_text(device),
-               "; build it again from its ONNX file with \"millrace build\""));
+               "; build it again from its ONNX file with \"millrace build\". One that was built "
+               "version-compatible needs the option host_code=on"));
   }
   MILLRACE_TRY(loaded->check_weights());
   MILLRACE_TRY(loaded->describe(spec));

@@ -74,6 +74,8 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
     MILLRACE_ASSIGN(options.graphs, parse_graphs(text));
   } else if (name == "share_activations") {
     MILLRACE_ASSIGN(options.share_activations, parse_switch(name, text));
+  } else if (name == "host_code") {
+    MILLRACE_ASSIGN(options.host_code, parse_switch(name, text));
   } else if (name == "cache") {
     options.cache = text == "off" ? "" : text;
   } else if (name == "refit" || name == "weight_streaming") {
@@ -87,7 +89,7 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
                  concat("the tensorrt backend has no option ", quote(name),
                         "; it has precision, calibration_cache, batch, optimization_level, "
                         "workspace_mib, aux_streams, timing_cache, graphs, share_activations, "
-                        "cache")};
+                        "host_code, cache")};
   }
   return {};
 }

@@ -23,12 +23,14 @@ struct Options {
   Graphs graphs = Graphs::automatic;
   /// The lanes use one block of activation memory in turn.
   bool share_activations = false;
+  /// Take engines that carry code for the host, as version-compatible ones do.
+  bool host_code = false;
   /// Where engines are kept; empty: nowhere.
   std::string cache;
 };
 
 /// Reads the options by name: precision, calibration_cache, batch, optimization_level,
-/// workspace_mib, aux_streams, timing_cache, graphs, share_activations, cache. Errors:
+/// workspace_mib, aux_streams, timing_cache, graphs, share_activations, host_code, cache. Errors:
 /// invalid_argument naming the option, what it takes and what was given; unsupported for refit and
 /// weight_streaming.
 [[nodiscard]] Result<Options> parse_options(const std::map<std::string, std::string>& options);

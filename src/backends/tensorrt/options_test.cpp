@@ -57,6 +57,7 @@ TEST(TensorrtOptions, HaveDefaults) {
   EXPECT_EQ(options.build.timing_cache, "");
   EXPECT_EQ(options.graphs, Graphs::automatic);
   EXPECT_FALSE(options.share_activations);
+  EXPECT_FALSE(options.host_code);
   EXPECT_EQ(options.cache, "/folder");
   EXPECT_THAT(options.build.plugins, IsEmpty());
 }
@@ -70,6 +71,7 @@ TEST(TensorrtOptions, AreReadByName) {
                                   {"aux_streams", "2"},
                                   {"timing_cache", "timing.bin"},
                                   {"graphs", "off"},
+                                  {"host_code", "on"},
                                   {"cache", "/elsewhere"},
                                   {"share_activations", "on"}});
   EXPECT_EQ(options.build.precision, Precision::bf16);
@@ -83,6 +85,7 @@ TEST(TensorrtOptions, AreReadByName) {
   EXPECT_EQ(options.build.timing_cache, "timing.bin");
   EXPECT_EQ(options.graphs, Graphs::off);
   EXPECT_TRUE(options.share_activations);
+  EXPECT_TRUE(options.host_code);
   EXPECT_EQ(options.cache, "/elsewhere");
 }
 
@@ -151,7 +154,7 @@ TEST(TensorrtOptions, BadValuesAreRefusedByName) {
            Row{"workspace", "1",
                "the tensorrt backend has no option \"workspace\"; it has precision, "
                "calibration_cache, batch, optimization_level, workspace_mib, aux_streams, "
-               "timing_cache, graphs, share_activations, cache"},
+               "timing_cache, graphs, share_activations, host_code, cache"},
        }) {
     SCOPED_TRACE(std::string(row.name) + "=" + row.value);
     MILLRACE_EXPECT_ERROR(parse_options({{row.name, row.value}}), ErrorCode::invalid_argument,
