@@ -258,12 +258,6 @@ Result<Made> make_engine(const BuildOptions& build, const Options& options) {
   return made;
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ",") + name;
-  return text;
-}
-
 // Adds what was found to `made`. `subject` is what runs in place of an ONNX variant.
 Result<std::string> verify_made(const Options& options, const std::string& subject, Made& made) {
   VerifyOptions verification;
@@ -273,9 +267,6 @@ Result<std::string> verify_made(const Options& options, const std::string& subje
   const bool engine = subject == options.output && !options.output.ends_with(".onnx");
   verification.device = engine ? options.build.device : DeviceId::host(0);
   if (engine && options.build.version_compatible) verification.options["host_code"] = "on";
-  if (engine && !options.build.plugins.empty()) {
-    verification.options["plugins"] = joined(options.build.plugins);
-  }
   // ONNX Runtime would make operators of FP8 nodes that it does not have.
   if (!engine && made.precision == "fp8") verification.options["graph_optimization"] = "basic";
   verification.inputs =

@@ -72,6 +72,7 @@ Result<Model> Verification::load(const std::string& name, const std::string& pat
   config.devices = {device};
   config.lanes = config.slots = 1;
   config.options = std::move(options);
+  if (backend == "tensorrt") config.plugins = options_.build.plugins;
   return engine_->load(std::move(config));
 }
 
