@@ -15,11 +15,11 @@ namespace millrace {
 /// taken over: calling the deleter stays with the caller. Strides are kept where they say more than
 /// "contiguous".
 ///
-/// Managed (unified) and pinned memory is taken as host memory. A read-only tensor may be an input
-/// only: the flag is not kept. Errors: invalid_argument (null, negative sizes, a byte offset or
-/// strides that overflow), unsupported (another major version, lanes other than 1, a device or type
-/// that Millrace does not know, sub-byte types, negative strides, more than `kMaxRank` dimensions),
-/// out_of_memory.
+/// Managed (unified) and pinned memory is taken as host memory, which GPUs read where it lies. A
+/// read-only tensor may be an input only: the flag is not kept. Errors: invalid_argument (null,
+/// negative sizes, a byte offset or strides that overflow), unsupported (another major version,
+/// lanes other than 1, a device or type that Millrace does not know, sub-byte types, negative
+/// strides, more than `kMaxRank` dimensions), out_of_memory.
 [[nodiscard]] Result<Tensor> from_dlpack(DLManagedTensorVersioned* managed, EventRef ready = {});
 /// The same for the structure before version 1.0.
 [[nodiscard]] Result<Tensor> from_dlpack(DLManagedTensor* managed, EventRef ready = {});
@@ -29,5 +29,7 @@ namespace millrace {
 /// DLPack's flag. Errors: unsupported for BYTES and for types DLPack has none for.
 [[nodiscard]] Result<DLManagedTensorVersioned*> to_dlpack(const Tensor& tensor,
                                                           bool read_only = false);
+/// The same as the structure before version 1.0, for consumers that know no other. It has no flags.
+[[nodiscard]] Result<DLManagedTensor*> to_dlpack_unversioned(const Tensor& tensor);
 
 }  // namespace millrace

@@ -143,17 +143,51 @@ Result<Tensor> import(Standard* managed, const dlpack::Tensor& tensor, void (*de
   return Tensor(*view, Lease::adopt(counted));
 }
 
-// What the consumer of an exported tensor holds.
+// What the consumer of an exported tensor holds: `Managed` is one of our two structures, `Standard`
+// the name it has elsewhere.
+template <class Managed, class Standard>
 struct Export {
-  dlpack::ManagedVersioned managed{};
+  Managed managed{};
   Shape shape;
   Strides strides;
   Lease lease;
 
-  static void destroy(DLManagedTensorVersioned* self) {
-    delete static_cast<Export*>(reinterpret_cast<dlpack::ManagedVersioned*>(self)->context);
+  static void destroy(Standard* self) {
+    delete static_cast<Export*>(reinterpret_cast<Managed*>(self)->context);
   }
+  Standard* standard() noexcept { return reinterpret_cast<Standard*>(&managed); }
 };
+
+template <class Managed, class Standard>
+Result<Export<Managed, Standard>*> export_tensor(const Tensor& tensor) {
+  const TensorView& view = tensor.view();
+  const auto* pair = std::find_if(kTypes.begin(), kTypes.end(),
+                                  [&](const TypePair& known) { return known.type == view.type; });
+  if (pair == kTypes.end()) {
+    return Error{ErrorCode::unsupported, concat("DLPack has no type for ", view.type)};
+  }
+  MILLRACE_TRY(validate(view, "tensor for DLPack"));
+
+  auto* out = new (std::nothrow) Export<Managed, Standard>;
+  if (!out) return Error{ErrorCode::out_of_memory, "no host memory to export a DLPack tensor"};
+  out->shape = view.shape;
+  out->strides = view.strides.empty() ? contiguous_strides(view.shape) : view.strides;
+  out->lease = tensor.lease();
+
+  Managed& managed = out->managed;
+  managed.context = out;
+  managed.deleter = &Export<Managed, Standard>::destroy;
+  const bool empty = element_count(view.shape).value() == 0;
+  managed.tensor.data = empty ? nullptr : view.data;
+  managed.tensor.device = view.device.kind == DeviceKind::cuda
+                              ? dlpack::Device{dlpack::kCuda, view.device.index}
+                              : dlpack::Device{dlpack::kCpu, 0};
+  managed.tensor.rank = static_cast<std::int32_t>(out->shape.rank());
+  managed.tensor.type = pair->element;
+  managed.tensor.shape = out->shape.empty() ? nullptr : &out->shape[0];
+  managed.tensor.strides = out->strides.empty() ? nullptr : &out->strides[0];
+  return out;
+}
 
 }  // namespace
 
@@ -174,35 +208,18 @@ Result<Tensor> from_dlpack(DLManagedTensor* managed, EventRef ready) {
 }
 
 Result<DLManagedTensorVersioned*> to_dlpack(const Tensor& tensor, bool read_only) {
-  const TensorView& view = tensor.view();
-  const auto* pair = std::find_if(kTypes.begin(), kTypes.end(),
-                                  [&](const TypePair& known) { return known.type == view.type; });
-  if (pair == kTypes.end()) {
-    return Error{ErrorCode::unsupported, concat("DLPack has no type for ", view.type)};
-  }
-  MILLRACE_TRY(validate(view, "tensor for DLPack"));
+  using Exported = Export<dlpack::ManagedVersioned, DLManagedTensorVersioned>;
+  MILLRACE_ASSIGN(Exported * out,
+                  (export_tensor<dlpack::ManagedVersioned, DLManagedTensorVersioned>(tensor)));
+  out->managed.version = {dlpack::kMajorVersion, dlpack::kMinorVersion};
+  out->managed.flags = read_only ? dlpack::kReadOnly : 0;
+  return out->standard();
+}
 
-  auto* out = new (std::nothrow) Export;
-  if (!out) return Error{ErrorCode::out_of_memory, "no host memory to export a DLPack tensor"};
-  out->shape = view.shape;
-  out->strides = view.strides.empty() ? contiguous_strides(view.shape) : view.strides;
-  out->lease = tensor.lease();
-
-  dlpack::ManagedVersioned& managed = out->managed;
-  managed.version = {dlpack::kMajorVersion, dlpack::kMinorVersion};
-  managed.context = out;
-  managed.deleter = &Export::destroy;
-  managed.flags = read_only ? dlpack::kReadOnly : 0;
-  const bool empty = element_count(view.shape).value() == 0;
-  managed.tensor.data = empty ? nullptr : view.data;
-  managed.tensor.device = view.device.kind == DeviceKind::cuda
-                              ? dlpack::Device{dlpack::kCuda, view.device.index}
-                              : dlpack::Device{dlpack::kCpu, 0};
-  managed.tensor.rank = static_cast<std::int32_t>(out->shape.rank());
-  managed.tensor.type = pair->element;
-  managed.tensor.shape = out->shape.empty() ? nullptr : &out->shape[0];
-  managed.tensor.strides = out->strides.empty() ? nullptr : &out->strides[0];
-  return reinterpret_cast<DLManagedTensorVersioned*>(&managed);
+Result<DLManagedTensor*> to_dlpack_unversioned(const Tensor& tensor) {
+  using Exported = Export<dlpack::Managed, DLManagedTensor>;
+  MILLRACE_ASSIGN(Exported * out, (export_tensor<dlpack::Managed, DLManagedTensor>(tensor)));
+  return out->standard();
 }
 
 }  // namespace millrace

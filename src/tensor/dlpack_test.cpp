@@ -252,5 +252,27 @@ TEST(Dlpack, DoesNotExportWhatItCannotSay) {
   EXPECT_FALSE(to_dlpack(nothing).ok());
 }
 
+TEST(Dlpack, ExportsTheOlderStructureAsWell) {
+  int released = 0;
+  std::vector<float> data(6);
+  TensorView view = TensorView::of(DataType::fp32, data.data(), {2, 3}, DeviceId::cuda(1));
+  DLManagedTensor* managed =
+      to_dlpack_unversioned(Tensor(view, Lease::on_release([&] { ++released; }))).value();
+  EXPECT_EQ(managed->dl_tensor.data, data.data());
+  EXPECT_EQ(managed->dl_tensor.device.type, dlpack::kCuda);
+  EXPECT_EQ(managed->dl_tensor.device.index, 1);
+  ASSERT_EQ(managed->dl_tensor.rank, 2);
+  EXPECT_EQ(managed->dl_tensor.shape[1], 3);
+  EXPECT_EQ(managed->dl_tensor.strides[0], 3);
+  Tensor back = from_dlpack(managed).value();
+  EXPECT_EQ(back.view().data, data.data());
+  EXPECT_EQ(back.view().device, DeviceId::cuda(1));
+  EXPECT_EQ(released, 0);
+  back = {};
+  EXPECT_EQ(released, 1);
+  view.type = DataType::bytes;
+  EXPECT_FALSE(to_dlpack_unversioned(Tensor(view, {})).ok());
+}
+
 }  // namespace
 }  // namespace millrace
