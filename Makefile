@@ -52,6 +52,7 @@ gpu-test: deps-test  ## Builds and runs the suites that need a GPU (SANITIZE=1: 
 	@$(CONFIGURE) --preset dev > /dev/null
 	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_suite millrace
 	@test -f build/gpu-variants/labels.json || $(PYTHON) tests/gpu/variants.py prepare
+	@$(CMAKE) --install build/dev --component library --prefix build/gpu/installed > /dev/null
 	@tests/gpu/run.py --bin build/dev/bin $(if $(SANITIZE),--sanitize)
 
 .PHONY: check-models

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Runs the GPU suites on a machine with GPUs, and says how many tests ran, failed and were NOT CHECKED.
 
-    tests/gpu/run.py [--bin build/dev/bin] [--report gpu-report.json] [--filter PATTERN] [--sanitize]
+    tests/gpu/run.py [--bin build/dev/bin] [--installed build/gpu/installed] [--report gpu-report.json] [--filter PATTERN] [--sanitize]
 
-Needs what was built, a driver and a GPU; no network. MILLRACE_TENSORRT names the folder of TensorRT's libraries. Exit code
-0 when at least one test ran and none failed. With --sanitize the suites run under compute-sanitizer instead: memcheck all that can,
+Needs what was built, a driver and a GPU; no network. MILLRACE_TENSORRT names the folder of TensorRT's libraries. The tests
+with LibTorch are compiled here, where a Python that has torch (MILLRACE_TORCH_PYTHON, else python3) and a C++ compiler (CXX,
+else g++) are found, against the Millrace in --installed. Exit code 0 when at least one test ran and none failed. With --sanitize the suites run under compute-sanitizer instead: memcheck all that can,
 racecheck those of our own kernels. Standard library only.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import shutil
@@ -17,6 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from libtorch import suite as libtorch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
 SUITES = ["gpu_suite"]
 # The watch is a tool itself, of which a process has but one; what ends a process on purpose is an error to the sanitizer.
 UNDER_A_TOOL = "-SyncWatch*:*SteadyState*:*Fault*"
@@ -92,6 +98,8 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(description="Runs the GPU suites and counts.")
     parser.add_argument("--bin", type=Path, default=Path("build/dev/bin"), help="where the suites are (default: %(default)s)")
+    parser.add_argument("--installed", type=Path, default=ROOT / "build" / "gpu" / "installed",
+                        help="Millrace for the tests with LibTorch (default: %(default)s)")
     parser.add_argument("--report", type=Path, default=Path("build/gpu-report.json"), help="default: %(default)s")
     parser.add_argument("--filter", default="*", help="as for GoogleTest")
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
@@ -105,6 +113,8 @@ def main():
             results += (sanitized if options.sanitize else run)(program, options.filter, Path(folder))
         if options.filter == "*" and not options.sanitize:
             results += run_variants(options.bin, Path(folder))
+        if not options.sanitize and fnmatch.fnmatch("LibTorch.dlpack", options.filter):
+            results += libtorch.run(options.installed.resolve(), Path(folder))
     options.report.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
     counts = {kind: sum(result["result"] == kind for result in results) for kind in ("ran", "failed", "not checked")}
     for result in results:
