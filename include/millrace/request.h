@@ -19,6 +19,11 @@ namespace millrace {
 /// is dropped. Without one, it is only borrowed: it must stay valid and unchanged until the answer
 /// comes, and where the answer is an error with `ErrorCode::unavailable` about a lane that hangs,
 /// for as long as the engine lives; give a lease where that matters.
+///
+/// Host memory that is pageable or strided is copied by `submit`, unless its `ready` event is not
+/// reached by then: no thread waits for it, and a lane's stream copies it when it is. Memory of a
+/// GPU may have gaps between rows; borrowed memory of a GPU that is not there is an
+/// invalid_argument.
 struct NamedTensor {
   std::string name;
   TensorView view;

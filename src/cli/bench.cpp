@@ -443,10 +443,10 @@ void add_load_options(CLI::App& verb, Options& options) {
       ->type_name("FILE")
       ->take_all();
   verb.add_option("--host-memory", options.place,
-                  "What inputs lie in: pinned or pageable (default: pinned for GPUs)")
+                  "What inputs lie in: pinned, pageable or managed (default: pinned for GPUs)")
       ->type_name("KIND")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Place>{{"pinned", Place::pinned}, {"pageable", Place::pageable}}));
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Place>{
+          {"pinned", Place::pinned}, {"pageable", Place::pageable}, {"managed", Place::managed}}));
   verb.add_flag("--resident", options.resident,
                 "Inputs lie in the memory of the device that runs the model; outputs stay there");
   verb.add_option("--data-on", options.data_on,

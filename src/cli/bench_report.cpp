@@ -314,7 +314,7 @@ Json graphs_json(const BenchCell& cell) {
 }
 
 const char* place_text(Place place) {
-  constexpr const char* kNames[] = {"automatic", "pageable", "pinned", "device"};
+  constexpr const char* kNames[] = {"automatic", "pageable", "pinned", "device", "managed"};
   return kNames[static_cast<std::size_t>(place)];
 }
 

@@ -180,6 +180,14 @@ Result<void> copy_and_wait(DeviceRef device, void* target, const void* source, s
   return copied.ok() ? stream->ref().synchronize() : copied;
 }
 
+Result<Tensor> managed_tensor(DeviceRef device, const TensorView& like, std::size_t bytes) {
+  Result<Buffer> buffer = device->allocate(std::max<std::size_t>(bytes, 1), MemoryKind::managed);
+  if (!buffer.ok()) return std::move(buffer).error();
+  void* const data = buffer->data();
+  return Tensor(TensorView::of(like.type, data, like.shape),
+                Lease::share(std::make_shared<Buffer>(std::move(*buffer))));
+}
+
 DeviceRef device_of(const Engine& engine, DeviceId id) {
   for (const DeviceRef device : engine.devices()) {
     if (device->id() == id) return device;
@@ -197,17 +205,19 @@ Result<void> LoadGenerator::State::place(std::vector<NamedTensor>& inputs, std::
   const Place place =
       options_.place == Place::automatic ? (gpu ? Place::pinned : Place::pageable) : options_.place;
   if (place == Place::pageable) return {};
+  const DeviceId runs_on = placements[number % placements.size()].device;
   DeviceId target;
-  if (place == Place::device) {
-    target = options_.data_on.value_or(placements[number % placements.size()].device);
-  }
+  if (place == Place::device) target = options_.data_on.value_or(runs_on);
   for (NamedTensor& input : inputs) {
     if (input.view.type == DataType::bytes) continue;
     const Result<std::size_t> bytes = input.view.bytes();
     if (!bytes.ok()) return bytes.error();
-    Result<Tensor> placed = options_.engine->new_tensor(input.view.type, input.view.shape, target);
+    Result<Tensor> placed =
+        place == Place::managed
+            ? managed_tensor(device_of(*options_.engine, runs_on), input.view, *bytes)
+            : options_.engine->new_tensor(input.view.type, input.view.shape, target);
     if (!placed.ok()) return std::move(placed).error();
-    if (place == Place::pinned) {
+    if (place != Place::device) {
       std::memcpy(placed->view().data, input.view.data, *bytes);
     } else {
       Result<void> copied = copy_and_wait(device_of(*options_.engine, target), placed->view().data,

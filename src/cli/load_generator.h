@@ -26,6 +26,7 @@ enum class Place : std::uint8_t {
   pageable,   // as the C library gives it
   pinned,     // from the engine's pool
   device,     // in the memory of a device that runs the model; the outputs stay there as well
+  managed,    // at one address for host and device, to which pages move by themselves
 };
 
 struct LoadOptions {

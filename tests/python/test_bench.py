@@ -402,6 +402,11 @@ def test_a_cell_is_run_and_recorded(tmp_path):
     assert re.fullmatch(r"[0-9a-f]{64}", record["binaries"]["bench_allocations"])
 
 
+@pytest.mark.parametrize("kind", ["pinned", "pageable", "managed"])
+def test_inputs_lie_in_the_memory_asked_for(kind):
+    assert bench("reference:identity", "--devices", "host:0", "--host-memory", kind)["memory"] == kind
+
+
 def test_an_unknown_cell_is_refused(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "bench" / "run.py", "--out", tmp_path, "nonsense"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "nonsense" in done.stderr and "allocations" in done.stderr
