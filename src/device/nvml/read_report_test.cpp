@@ -3,7 +3,6 @@
 #include "device/nvml/read_report.h"
 
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -137,7 +136,7 @@ class Recording {
   template <class... Arguments>
   static int look_up(std::string& answer, const char* function, Arguments... arguments) {
     std::vector<std::string> names;
-    const auto add = [&](auto argument) {
+    [[maybe_unused]] const auto add = [&](auto argument) {
       if constexpr (std::is_same_v<decltype(argument), NvmlDevice>) {
         names.push_back(name_of(argument));
       } else {
@@ -154,7 +153,7 @@ class Recording {
   static int text(char* buffer, unsigned size, Arguments... arguments) {
     std::string answer;
     const int status = look_up(answer, arguments...);
-    if (status == kNvmlSuccess) std::strncpy(buffer, answer.c_str(), size);
+    if (status == kNvmlSuccess) buffer[answer.copy(buffer, size - 1)] = '\0';
     return status;
   }
   template <class T, class... Arguments>
