@@ -797,6 +797,19 @@ TEST(SeparateMemory, WhatTheHostReadsStaysWithTheHost) {
                {second, "expected host memory, since the host reads its values"});
 }
 
+TEST(SeparateMemory, TensorsMayBeEmpty) {
+  Engine engine = make_engine(apart());
+  const Model model = must(engine.load(one_at_a_time("reference:identity?shape=-1")));
+  for (const std::int64_t width : {0, 3, 0}) {
+    const std::vector<float> values(static_cast<std::size_t>(2 * width), 7.0F);
+    Request request;
+    request.inputs.push_back({"input", TensorView::of(values.data(), {2, width}), {}});
+    const Response response = must(model.infer(std::move(request)));
+    EXPECT_EQ(response.outputs[0].view.shape, (Shape{2, width}));
+    EXPECT_EQ(floats(response.outputs[0].view), values);
+  }
+}
+
 TEST(SeparateMemory, TheCallerWaitsForWhatTheHostReads) {
   Engine engine = make_engine(apart());
   const Model model = must(
