@@ -232,8 +232,6 @@ def rounding_twin(model):
         for attribute in node.attribute:
             if attribute.name == "value" and attribute.t.data_type == TensorProto.BFLOAT16:
                 attribute.t.CopyFrom(tensor_of(numpy_helper.to_array(attribute.t).astype(np.float32), "value"))
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
-                attribute.i = TensorProto.FLOAT
         for i, name in enumerate(node.output):
             if name in bf16:
                 node.output[i] = f"{name}.exact"
