@@ -40,6 +40,7 @@ def load(path):
 
 def make(options):
     progress("reading", 0, 1)
+    open(options.output, "wb").close()  # a folder that cannot be written to is found before the long work
     import onnx
     model = load(options.model)
     variants = [entry.value for entry in model.metadata_props if entry.key == "millrace_variant"]

@@ -18,8 +18,6 @@
 #include "cli/bench_measure.h"
 #include "cli/print.h"
 
-extern char** environ;
-
 namespace millrace::cli {
 namespace {
 
@@ -84,6 +82,7 @@ std::vector<std::string> environment_with(const std::string& folder) {
 
 std::vector<char*> pointers_to(std::vector<std::string>& texts) {
   std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
   for (std::string& text : texts) pointers.push_back(text.data());
   pointers.push_back(nullptr);
   return pointers;

@@ -1,6 +1,7 @@
 """millrace build --variant and --verify: models in less precision, made and measured without a GPU."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -265,6 +266,16 @@ def test_models_that_cannot_be_read_are_named(tmp_path):
     assert "as ONNX" in fails(1, "build", tmp_path / "bad.onnx", *output, env=PYTHON)
     (tmp_path / "empty.onnx").write_bytes(b"")
     assert "holds no ONNX graph" in fails(1, "build", tmp_path / "empty.onnx", *output, env=PYTHON)
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path):
+    message = fails(1, "build", MODEL, "--variant", "fp16", "--output", tmp_path / "none" / "x.onnx", env=PYTHON)
+    assert f'cannot write "{tmp_path}/none/x.onnx.' in message and "No such file or directory" in message
+    command = [BINARY, "build", MODEL, "--variant", "fp16", "--output", tmp_path / "x.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PYTHON},
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))  # as a full disk
+    assert done.returncode == 1 and f'cannot write "{tmp_path}/x.onnx.' in done.stderr and "File too large" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 # --- Graphs of every kind ---

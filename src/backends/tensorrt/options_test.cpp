@@ -189,6 +189,21 @@ TEST(TensorrtOptions, TheCacheIsWhereTheUserKeepsCaches) {
   EXPECT_EQ(parsed({}).cache, "");
 }
 
+TEST(TensorrtOptions, AutomaticPrecisionFollowsTheModel) {
+  // A graph with one node, and metadata, as length-delimited protobuf fields.
+  const auto field = [](int number, const std::string& bytes) {
+    return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+  };
+  const auto graph = [&](const char* op) { return field(7, field(1, field(4, op))); };
+  const std::string variant =
+      graph("Conv") + field(14, field(1, "millrace_variant") + field(2, "bf16"));
+  EXPECT_EQ(resolved_precision(Precision::automatic, graph("Conv")), Precision::tf32);
+  EXPECT_EQ(resolved_precision(Precision::automatic, graph("QuantizeLinear")), Precision::typed);
+  EXPECT_EQ(resolved_precision(Precision::automatic, variant), Precision::typed);
+  EXPECT_EQ(resolved_precision(Precision::automatic, "no model"), Precision::tf32);
+  EXPECT_EQ(resolved_precision(Precision::fp16, variant), Precision::fp16);
+}
+
 TEST(TensorrtOptions, WhatMakesAnotherEngineIsDescribed) {
   std::vector<std::string> texts = {describe({})};
   const auto with = [&texts](auto set) {
