@@ -340,12 +340,14 @@ void check_startup(const Options& options) {
   }
   if (options.lanes.size() > 1 || options.batches.size() > 1)
     throw UsageError("--startup goes with one value of --lanes and --batch, not with a list");
+  if (options.models.size() > 1) throw UsageError("--startup goes with one model");
 }
 
 Result<int> run_startup(const Options& options) {
   check_startup(options);
   StartupOptions startup;
   startup.model = options.model;
+  startup.model.model = options.models.front();
   startup.model.lanes = options.lanes.empty() ? 0 : options.lanes.front();
   startup.model.batch = options.batches.empty() ? 0 : options.batches.front();
   startup.input = options.input;
