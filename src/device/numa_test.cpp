@@ -1,7 +1,10 @@
 // Against recorded sysfs trees: the files of a machine with two processor packages, a GPU on each.
 #include "device/numa.h"
 
+#include <linux/mempolicy.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -134,17 +137,34 @@ int allowed_cpus() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }
 
-TEST(NumaMemory, GuardsLeaveTheThreadAsItWas) {
+int memory_policy() {
+  int mode = -1;
+  return syscall(SYS_get_mempolicy, &mode, nullptr, 0, nullptr, 0) == 0 ? mode : -1;
+}
+
+TEST(NumaMemory, GuardsChangeTheThreadWhileTheyLive) {
   NumaPlace place;
   place.node = 0;
   place.cpus = {process_cpus().front()};
-  const int before = allowed_cpus();
+  const int cpus = allowed_cpus();
+  const int policy = memory_policy();
   {
     const NumaMemoryGuard guard(place);
+    EXPECT_TRUE(memory_policy() == MPOL_PREFERRED || allowed_cpus() == 1)
+        << "policy " << memory_policy() << ", processors " << allowed_cpus();
     const std::vector<char> page(1 << 16, 'x');
     EXPECT_EQ(page.back(), 'x');
   }
-  EXPECT_EQ(allowed_cpus(), before);
+  EXPECT_EQ(allowed_cpus(), cpus);
+  EXPECT_EQ(memory_policy(), policy);
+}
+
+TEST(NumaMemory, GuardsOfNoPlaceChangeNothing) {
+  const int cpus = allowed_cpus();
+  const int policy = memory_policy();
+  const NumaMemoryGuard guard{NumaPlace()};
+  EXPECT_EQ(allowed_cpus(), cpus);
+  EXPECT_EQ(memory_policy(), policy);
 }
 
 }  // namespace
