@@ -606,6 +606,7 @@ Result<Tensor> Engine::new_tensor(DataType type, const Shape& shape, DeviceId de
   DeviceState* at = nullptr;
   for (const auto& state : state_->devices) {
     // Any device's pinned memory will do; best that of one with memory of its own.
+    if (device.is_host_memory() && state->lost()) continue;
     const bool fits = device.is_host_memory() ? !at || state->device()->separate_memory()
                                               : state->device()->id() == device;
     if (fits) at = state.get();
@@ -613,6 +614,7 @@ Result<Tensor> Engine::new_tensor(DataType type, const Shape& shape, DeviceId de
   if (!at) {
     return Error{ErrorCode::not_found, concat("device ", device, " is not one of this engine's")};
   }
+  if (std::optional<Error> fault = at->fault()) return *std::move(fault);
   BlockPool& pool = device.is_host_memory() ? at->pinned_pool() : at->pool();
   MILLRACE_ASSIGN(Block block, pool.take(std::max<std::size_t>(bytes, 1)));
   return Tensor(TensorView::of(type, block.data, shape, device), std::move(block.lease));

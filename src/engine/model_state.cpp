@@ -206,7 +206,7 @@ Result<void> ModelState::validate_outputs(Request& request, RequestState& state)
     const std::size_t k = state.wanted.size() - 1;
     if (staging_ && !own_memory_of(target.device)) {
       MILLRACE_ASSIGN(const std::size_t room, target.bytes());
-      if (!staging_->device()->pinned(target.data, room)) {
+      if (!staging()->device()->pinned(target.data, room)) {
         if (k >= 64) return refuse("pageable memory is supported for the first 64 outputs only");
         state.pageable_targets |= std::uint64_t{1} << k;
       }
@@ -262,6 +262,16 @@ Result<void> ModelState::check_memory(const TensorView& view, const Lease& lease
                 "lease that keeps them");
 }
 
+/// One whose memory is not lost, while there is one.
+DeviceState* ModelState::staging() const noexcept {
+  if (!staging_ || !staging_->lost()) return staging_;
+  for (PlanState* plan : plans_) {
+    DeviceState& device = plan->device();
+    if (device.device()->separate_memory() && !device.lost()) return &device;
+  }
+  return staging_;
+}
+
 /// Inputs in pageable or strided host memory are brought into pinned blocks on the caller's own
 /// thread: a device would copy them slower and make its driver wait. Those that are not ready yet
 /// follow on the lane's stream: nobody waits for them here.
@@ -272,12 +282,13 @@ Result<void> ModelState::stage_input(NamedTensor& input, std::size_t index,
   MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
   if (bytes == 0) return {};
   const bool strided = !view.contiguous();
-  if (!strided && (!staging_ || staging_->device()->pinned(view.data, bytes))) return {};
+  DeviceState* const staging = this->staging();
+  if (!strided && (!staging || staging->device()->pinned(view.data, bytes))) return {};
 
   TensorView copy = TensorView::of(view.type, nullptr, view.shape);
   Lease lease;
-  if (staging_) {
-    MILLRACE_ASSIGN(Block block, staging_->pinned_pool().take(bytes));
+  if (staging) {
+    MILLRACE_ASSIGN(Block block, staging->pinned_pool().take(bytes));
     copy.data = block.data;
     lease = std::move(block.lease);
   } else {

@@ -102,6 +102,7 @@ class ModelState : public std::enable_shared_from_this<ModelState> {
                             std::string_view what) const;
   Result<void> stage_inputs(Request& request, RequestState& state) const;
   Result<void> stage_input(NamedTensor& input, std::size_t index, RequestState& state) const;
+  [[nodiscard]] DeviceState* staging() const noexcept;
   void answer_all(std::span<RequestState* const> waiting, const Error& error);
   [[nodiscard]] std::optional<Error> fault_at(std::size_t location) const;
   void wake_a_driver(const RequestState& state);

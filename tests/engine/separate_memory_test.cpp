@@ -971,6 +971,66 @@ TEST(SeparateMemory, NewTensorsOutliveTheEngineAndAreUsedAgain) {
 }
 
 // -------------------------------------------------------------------------------------------------
+// several devices
+
+TEST(SeparateDevices, WhatMovingCostsIsMeasuredBetweenEveryTwo) {
+  EngineOptions options = apart(3);
+  options.devices.devices.push_back("host:3");  // without memory of its own
+  const Engine engine = make_engine(options);
+  const std::vector<DeviceReport> reports = engine.device_reports();
+  for (std::int32_t to = 0; to < 3; ++to) {
+    std::vector<DeviceId> from;
+    for (const TransferCost& cost : reports[static_cast<std::size_t>(to)].transfers) {
+      from.push_back(cost.from);
+      EXPECT_GT(cost.latency, Duration::zero());
+      EXPECT_GT(cost.bytes_per_second, 0.0);
+    }
+    std::vector<DeviceId> others;
+    for (std::int32_t i = 0; i < 3; ++i) {
+      if (i != to) others.push_back(DeviceId::host(i));
+    }
+    EXPECT_THAT(from, ElementsAreArray(others));
+    EXPECT_EQ(reports[static_cast<std::size_t>(to)].memory.used_bytes, 0u);
+  }
+  EXPECT_TRUE(reports[3].transfers.empty());
+}
+
+TEST(SeparateDevices, DataIsComputedWhereItLiesUntilMovingItIsCheaper) {
+  Engine engine = make_engine(apart(4));
+  const Model model = must(engine.load(identity("", 1)));
+  const Numbers numbers;
+  const Tensor input = filled(engine, numbers, DeviceId::host(1));
+  const auto moved = [&] {
+    std::uint64_t sum = 0;
+    for (const DeviceStatistics& device : model.statistics().devices) sum += device.moved_requests;
+    return sum;
+  };
+  constexpr int kRequests = 50;
+  for (int i = 0; i < kRequests; ++i) {
+    const Result<Response> response = model.infer(request_of(input));
+    expect_echo(response, numbers);
+  }
+  // The machine may have held up that device's thread for longer than a move takes.
+  EXPECT_EQ(moved(),
+            static_cast<std::uint64_t>(kRequests) - model.statistics().devices[1].requests);
+  EXPECT_EQ(model.statistics().bound_in_place + moved(), static_cast<std::uint64_t>(kRequests));
+  EXPECT_GT(model.statistics().devices[1].requests, 0u);
+
+  Gate gate(engine.devices()[1]);
+  const std::uint64_t before = moved();
+  Future held = model.submit(request_of(input, gate.event()));
+  ASSERT_TRUE(eventually([&] { return model.statistics().running_batches == 1; }));
+  for (int i = 0; i < 10; ++i) {
+    const Result<Response> response = get(model.submit(request_of(input)));
+    expect_echo(response, numbers);
+    EXPECT_NE(response->device, DeviceId::host(1));
+  }
+  EXPECT_GE(moved(), before + 10);
+  gate.open();
+  expect_echo(held, numbers);
+}
+
+// -------------------------------------------------------------------------------------------------
 // ensembles
 
 class SeparateEnsembles : public ::testing::Test {

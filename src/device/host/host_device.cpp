@@ -26,8 +26,8 @@ HostDevice::HostDevice(std::int32_t index, const HostDeviceOptions& options)
     : options_(options),
       info_(describe(index)),
       memory_(std::make_shared<HostMemory>(
-          info_.id, options.memory_limit_bytes ? options.memory_limit_bytes : info_.memory_bytes)) {
-}
+          info_.id, options.memory_limit_bytes ? options.memory_limit_bytes : info_.memory_bytes,
+          fault_)) {}
 
 Result<Stream> HostDevice::new_stream(const StreamOptions& options) {
   const int number = streams_made_.fetch_add(1, std::memory_order_relaxed);
@@ -45,7 +45,6 @@ Result<Event> HostDevice::new_event(EventTiming timing) {
 
 Result<Buffer> HostDevice::allocate(std::size_t bytes, MemoryKind kind) {
   if (bytes == 0) return Buffer();
-  MILLRACE_TRY(fault_->check());
   MILLRACE_ASSIGN(void* data, memory_->allocate(bytes, kind));
   return Buffer(this, data, bytes, kind);
 }

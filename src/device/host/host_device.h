@@ -6,8 +6,8 @@
 
 #include <millrace/device.h>
 
+#include "device/host/host_fault.h"
 #include "device/host/host_memory.h"
-#include "device/host/host_queue.h"
 
 namespace millrace {
 
@@ -56,8 +56,8 @@ class HostDevice final : public Device {
  private:
   const HostDeviceOptions options_;
   const DeviceInfo info_;
-  const std::shared_ptr<HostMemory> memory_;
   const std::shared_ptr<HostFault> fault_ = std::make_shared<HostFault>();
+  const std::shared_ptr<HostMemory> memory_;
   std::atomic<int> streams_made_{0};
 };
 

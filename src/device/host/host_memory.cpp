@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "base/try.h"
 
 namespace millrace {
 namespace {
@@ -34,6 +35,7 @@ bool HostMemory::charge(std::size_t bytes) noexcept {
 }
 
 Result<void*> HostMemory::allocate(std::size_t bytes, MemoryKind kind) {
+  if (fault_) MILLRACE_TRY(fault_->check());
   const bool counted = kind == MemoryKind::device;
   if (counted && !charge(bytes)) {
     const MemoryInfo now = info();

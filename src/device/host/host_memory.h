@@ -4,9 +4,12 @@
 #include <atomic>
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
+#include "device/host/host_fault.h"
 #include "device/impl.h"
 
 namespace millrace {
@@ -18,8 +21,10 @@ namespace millrace {
 /// what was never written shows.
 class HostMemory final : public MemorySource {
  public:
-  HostMemory(DeviceId device, std::size_t limit_bytes)
-      : device_(device), limit_bytes_(limit_bytes) {}
+  /// `fault`: of the device; may be null. Once it is there, nothing is allocated.
+  HostMemory(DeviceId device, std::size_t limit_bytes,
+             std::shared_ptr<const HostFault> fault = nullptr)
+      : device_(device), limit_bytes_(limit_bytes), fault_(std::move(fault)) {}
 
   [[nodiscard]] Result<void*> allocate(std::size_t bytes, MemoryKind kind) override;
   void free(void* data, std::size_t bytes, MemoryKind kind) noexcept override;
@@ -38,6 +43,7 @@ class HostMemory final : public MemorySource {
 
   const DeviceId device_;
   const std::size_t limit_bytes_;
+  const std::shared_ptr<const HostFault> fault_;
   std::atomic<std::size_t> used_bytes_{0};
   mutable std::mutex mutex_;
   std::map<const std::byte*, Range> ranges_;  // by first byte; guarded by mutex_

@@ -18,6 +18,7 @@
 #include <millrace/error.h>
 
 #include "base/thread.h"
+#include "device/host/host_fault.h"
 #include "device/host/progress.h"
 #include "device/impl.h"
 
@@ -29,30 +30,6 @@ struct EventTime {
   std::uint64_t recorded = 0;  // how often the event was recorded
   std::uint64_t written = 0;   // the recording that `time` belongs to
   TimePoint time;
-};
-
-/// How a host device imitates a fault that makes a GPU useless: from then on its streams do none of
-/// their work, and say why. Shared by the device and its streams. Thread-safe.
-class HostFault {
- public:
-  /// The first counts.
-  void set(Error error) {
-    const std::lock_guard lock(mutex_);
-    if (broken()) return;
-    error_ = std::move(error);
-    broken_.store(true, std::memory_order_release);
-  }
-  [[nodiscard]] bool broken() const noexcept { return broken_.load(std::memory_order_acquire); }
-  /// The error, once broken.
-  [[nodiscard]] Result<void> check() const {
-    if (!broken()) return {};
-    return error_;
-  }
-
- private:
-  std::mutex mutex_;
-  Error error_;  // written once, before broken_
-  std::atomic<bool> broken_{false};
 };
 
 /// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that

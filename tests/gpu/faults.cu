@@ -1,0 +1,24 @@
+#include "tests/gpu/faults.h"
+
+#include <cuda_runtime_api.h>
+
+namespace millrace {
+namespace {
+
+__global__ void write_to(unsigned long long address) {
+  *reinterpret_cast<volatile unsigned*>(address) = 1;
+}
+
+}  // namespace
+
+Result<void> launch_illegal_write(StreamRef stream) {
+  cudaError_t status = cudaSetDevice(stream.device().index);
+  if (status == cudaSuccess) {
+    write_to<<<1, 1, 0, static_cast<cudaStream_t>(stream.native_handle())>>>(64);
+    status = cudaGetLastError();
+  }
+  if (status == cudaSuccess) return {};
+  return Error{ErrorCode::internal, cudaGetErrorString(status)};
+}
+
+}  // namespace millrace
