@@ -79,6 +79,7 @@ TEST(SharedBlock, ATurnWaitsOnTheDeviceAndNotOnTheHost) {
   ASSERT_TRUE(
       block->take_turn(second, [&] { return second.ref().run([&] { reached.store(true); }); })
           .ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_FALSE(second.ref().query().value());
   EXPECT_FALSE(reached.load());
   open.store(true);

@@ -825,8 +825,9 @@ TEST(SeparateMemory, TheCallerWaitsForWhatTheHostReads) {
     request.inputs.push_back({model.info().inputs[1].name, last, {}});
     Future future = model.submit(std::move(request));
     submitted = true;
-    const Response response = must(get(future));
-    EXPECT_EQ(floats(response.outputs[1].view), (std::vector<float>{5, 6, 7, 8}));
+    const Result<Response> response = get(future);
+    ASSERT_TRUE(response.ok()) << text_of(response);
+    EXPECT_EQ(floats(response->outputs[1].view), (std::vector<float>{5, 6, 7, 8}));
   });
   std::this_thread::sleep_for(milliseconds(20));
   EXPECT_FALSE(submitted.load());
