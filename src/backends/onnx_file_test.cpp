@@ -71,7 +71,7 @@ std::string tensor_in(const std::string& file) {
 
 TEST(OnnxFile, NamesTheFilesThatHoldWeightsWhereverTheyAreUsed) {
   const std::string inner =
-      field(5, tensor_in("c")) + field(1, field(5, field(10, tensor_in("b"))));
+      field(5, tensor_in("c")) + field(1, field(5, field(10, tensor_in("e"))));
   const std::string node = field(4, "If") + field(5, field(6, inner)) + field(5, field(11, inner));
   const std::string constant = field(4, "Constant") + field(5, field(5, tensor_in("a")));
   const std::string graph =
@@ -80,7 +80,7 @@ TEST(OnnxFile, NamesTheFilesThatHoldWeightsWhereverTheyAreUsed) {
   const std::string model = field(7, graph) + field(25, function);
   const OnnxSummary summary = summarize_onnx(model);
   EXPECT_TRUE(summary.complete);
-  EXPECT_EQ(summary.external_files, (std::vector<std::string>{"a", "b", "c", "d"}));
+  EXPECT_EQ(summary.external_files, (std::vector<std::string>{"a", "b", "c", "d", "e"}));
   EXPECT_TRUE(summarize_onnx(content_of("linear")).external_files.empty());
 }
 
