@@ -245,7 +245,7 @@ Result<void> TensorrtLane::run(nvinfer1::IExecutionContext& context, cudaStream_
   if (context.enqueueV3(stream)) return {};
   // TensorRT has a CUDA runtime of its own, whose last error is not ours.
   for (const cudaError_t status : {cudaGetLastError(), cudaStreamQuery(stream)}) {
-    const Result<void> fault = check_cuda(status, "enqueueV3");
+    Result<void> fault = check_cuda(status, "enqueueV3");
     if (!fault && fault.error().code == ErrorCode::gpu_fault) return fault;
   }
   return engine_->error(ErrorCode::internal, "a run was refused");

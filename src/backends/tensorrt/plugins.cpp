@@ -32,7 +32,9 @@ std::vector<std::string_view> needed_by(void* handle) {
   if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0) return names;
   const char* strings = nullptr;
   for (const auto* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
-    if (entry->d_tag == DT_STRTAB) strings = reinterpret_cast<const char*>(entry->d_un.d_ptr);
+    if (entry->d_tag != DT_STRTAB) continue;
+    // The loader has made an address of it. NOLINTNEXTLINE(performance-no-int-to-ptr)
+    strings = reinterpret_cast<const char*>(entry->d_un.d_ptr);
   }
   for (const auto* entry = map->l_ld; strings && entry->d_tag != DT_NULL; ++entry) {
     if (entry->d_tag == DT_NEEDED) names.emplace_back(strings + entry->d_un.d_val);
