@@ -1,7 +1,7 @@
 // What is refused, and how, where there is no GPU to share. The rest is in tests/gpu.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <string_view>
 #include <vector>
 
 #include <millrace/ipc.h>
@@ -42,7 +42,7 @@ TEST(Ipc, RefusesHandlesThatNameTooLittleOrNoGpuHere) {
                  "takes 20 bytes, the handle names 16");
   expect_refused(import_memory(handle, DataType::bytes, {1}), ErrorCode::unsupported, "BYTES");
 #if MILLRACE_WITH_CUDA
-  std::strcpy(handle.device.data(), "GPU-of-nobody");
+  std::string_view("GPU-of-nobody").copy(handle.device.data(), handle.device.size());
   expect_refused(import_memory(handle, DataType::fp32, {4}), ErrorCode::not_found,
                  "\"GPU-of-nobody\", which is not visible here");
   handle.device.fill('x');  // not ended by a zero

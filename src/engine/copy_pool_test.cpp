@@ -59,7 +59,8 @@ TEST(CopyPool, ServesSeveralCallersAtOnce) {
   for (unsigned caller = 0; caller < 4; ++caller) {
     callers.emplace_back([&pool, caller] {
       for (unsigned i = 0; i < 10; ++i) {
-        const auto source = random_bytes(CopyPool::kLeastBytes + 1000 * i, 100 * caller + i);
+        const auto source =
+            random_bytes(CopyPool::kLeastBytes + std::size_t{1000} * i, 100 * caller + i);
         std::vector<std::uint8_t> target(source.size());
         pool.copy(target.data(), source.data(), source.size());
         ASSERT_EQ(target, source);

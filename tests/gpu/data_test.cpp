@@ -91,33 +91,33 @@ class Malloced {
 class GpuData : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    reason_ = why_no_tensorrt();
-    if (!reason_.empty()) return;
+    reason = why_no_tensorrt();
+    if (!reason.empty()) return;
     try {
-      gpus_ = std::make_unique<GpuEngine>(1);
-      graphs_ = gpus_->load("average");
-      eager_ = gpus_->load("average", "off");
+      gpus = std::make_unique<GpuEngine>(1);
+      graphs = gpus->load("average");
+      eager = gpus->load("average", "off");
     } catch (const std::exception& error) {
-      failure_ = error.what();
+      failure = error.what();
     }
   }
   static void TearDownTestSuite() {
-    graphs_ = {};
-    eager_ = {};
-    gpus_.reset();
+    graphs = {};
+    eager = {};
+    gpus.reset();
   }
   void SetUp() override {
     REQUIRE_GPUS(1);
-    if (!reason_.empty()) GTEST_SKIP() << "NOT CHECKED: " << reason_;
-    ASSERT_TRUE(failure_.empty()) << failure_;
+    if (!reason.empty()) GTEST_SKIP() << "NOT CHECKED: " << reason;
+    ASSERT_TRUE(failure.empty()) << failure;
   }
-  static inline std::string reason_, failure_;
-  static inline std::unique_ptr<GpuEngine> gpus_;
-  static inline Model graphs_, eager_;
+  static inline std::string reason, failure;
+  static inline std::unique_ptr<GpuEngine> gpus;
+  static inline Model graphs, eager;
 };
 
 TEST_F(GpuData, EveryMethodOfAGatherBringsTheSame) {
-  Device& gpu = gpus_->gpu();
+  Device& gpu = gpus->gpu();
   const Stream stream = must(gpu.new_stream({}));
   std::mt19937 random(5);
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{1000}, std::size_t{65536},
@@ -159,7 +159,7 @@ TEST_F(GpuData, EveryMethodOfAGatherBringsTheSame) {
 
 // As cv::cuda::GpuMat has it: rows that begin at a pitch of the driver's choice.
 TEST_F(GpuData, PitchedMemoryIsGatheredOnTheDevice) {
-  for (const Model& model : {graphs_, eager_}) {
+  for (const Model& model : {graphs, eager}) {
     constexpr std::size_t kRowBytes = kSide * sizeof(float);
     std::vector<Pictures> pictures;
     std::vector<void*> memory;
@@ -189,7 +189,7 @@ TEST_F(GpuData, MisalignedMemoryIsCopiedIntoTheSlot) {
   const Malloced memory(pictures.bytes() + 4);
   CUDA_OK(cudaMemcpy(memory.data() + 4, pictures.values.data(), pictures.bytes(),
                      cudaMemcpyHostToDevice));
-  for (const Model& model : {graphs_, eager_}) {
+  for (const Model& model : {graphs, eager}) {
     const std::uint64_t bound = model.statistics().bound_in_place;
     for (int i = 0; i < 6; ++i) {
       pictures.expect(model.infer(request_of(pictures.view(memory.data() + 4, DeviceId::cuda(0)))));
@@ -205,21 +205,21 @@ TEST_F(GpuData, MemoryFreedByItsOwnerIsAnErrorAndNoFault) {
       cudaMemcpy(memory.data(), pictures.values.data(), pictures.bytes(), cudaMemcpyHostToDevice));
   const TensorView view = pictures.view(memory.data(), DeviceId::cuda(0));
   for (int i = 0; i < 20; ++i)
-    pictures.expect(graphs_.infer(request_of(view)));  // a graph of its own
+    pictures.expect(graphs.infer(request_of(view)));  // a graph of its own
   memory.free();
-  const Result<Response> refused = graphs_.infer(request_of(view));
+  const Result<Response> refused = graphs.infer(request_of(view));
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument) << refused.error().message;
   EXPECT_NE(refused.error().message.find("freed"), std::string::npos) << refused.error().message;
   pictures.expect(
-      graphs_.infer(request_of(TensorView::of(pictures.values.data(), pictures.shape()))));
+      graphs.infer(request_of(TensorView::of(pictures.values.data(), pictures.shape()))));
 }
 
 TEST_F(GpuData, MemoryOnGpusNotInUseIsRefused) {
   const Pictures pictures(1, 4);
   const Malloced memory(pictures.bytes());
   const Result<Response> refused =
-      graphs_.infer(request_of(pictures.view(memory.data(), DeviceId::cuda(99))));
+      graphs.infer(request_of(pictures.view(memory.data(), DeviceId::cuda(99))));
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
   EXPECT_NE(refused.error().message.find("lies on cuda:99, which this engine does not use"),
@@ -232,15 +232,15 @@ TEST_F(GpuData, ManagedMemoryIsReadWhereItLies) {
   void* managed = nullptr;
   CUDA_OK(cudaMallocManaged(&managed, pictures.bytes()));
   std::memcpy(managed, pictures.values.data(), pictures.bytes());
-  EXPECT_TRUE(gpus_->gpu().pinned(managed, pictures.bytes()));
-  EXPECT_TRUE(gpus_->gpu().owns(managed, pictures.bytes()));
+  EXPECT_TRUE(gpus->gpu().pinned(managed, pictures.bytes()));
+  EXPECT_TRUE(gpus->gpu().owns(managed, pictures.bytes()));
   for (const DeviceId where : {DeviceId::host_memory(), DeviceId::cuda(0)}) {
     for (int i = 0; i < 5; ++i) {
-      pictures.expect(graphs_.infer(request_of(pictures.view(managed, where))));
+      pictures.expect(graphs.infer(request_of(pictures.view(managed, where))));
     }
   }
   CUDA_OK(cudaFree(managed));
-  const Result<Buffer> too_large = gpus_->gpu().allocate(std::size_t{1} << 45, MemoryKind::managed);
+  const Result<Buffer> too_large = gpus->gpu().allocate(std::size_t{1} << 45, MemoryKind::managed);
   ASSERT_FALSE(too_large.ok());
   EXPECT_EQ(too_large.error().code, ErrorCode::out_of_memory);
 }
@@ -248,7 +248,7 @@ TEST_F(GpuData, ManagedMemoryIsReadWhereItLies) {
 TEST_F(GpuData, PageableInputsThatAreNotReadyHoldNobodyUp) {
   const Pictures pictures(2, 8);
   std::vector<float> late(pictures.values.size(), -7.0F);
-  Device& gpu = gpus_->gpu();
+  Device& gpu = gpus->gpu();
   const Stream stream = must(gpu.new_stream({}));
   const Event ready = must(gpu.new_event(EventTiming::untimed));
   const auto open = std::make_shared<std::atomic<bool>>(false);
@@ -256,7 +256,7 @@ TEST_F(GpuData, PageableInputsThatAreNotReadyHoldNobodyUp) {
   must(stream.ref().record(ready));
   TensorView view = TensorView::of(late.data(), pictures.shape());
   view.ready = ready;
-  Future future = graphs_.submit(request_of(view));  // returns
+  Future future = graphs.submit(request_of(view));  // returns
   EXPECT_FALSE(future.wait_until(Clock::now() + std::chrono::milliseconds(30)));
   late = pictures.values;
   open->store(true);
@@ -265,10 +265,10 @@ TEST_F(GpuData, PageableInputsThatAreNotReadyHoldNobodyUp) {
 }
 
 TEST_F(GpuData, StreamsOfOthersRecordAndWait) {
-  Device& gpu = gpus_->gpu();
+  Device& gpu = gpus->gpu();
   const Pictures pictures(2, 9);
   const Malloced memory(pictures.bytes());
-  const Tensor staged = must(gpus_->engine().new_tensor(DataType::fp32, pictures.shape()));
+  const Tensor staged = must(gpus->engine().new_tensor(DataType::fp32, pictures.shape()));
   std::memcpy(staged.view().data, pictures.values.data(), pictures.bytes());
   cudaStream_t theirs = nullptr;
   CUDA_OK(cudaStreamCreateWithFlags(&theirs, cudaStreamNonBlocking));
@@ -288,7 +288,7 @@ TEST_F(GpuData, StreamsOfOthersRecordAndWait) {
       });
       TensorView view = pictures.view(memory.data(), DeviceId::cuda(0));
       view.ready = ready;
-      pictures.expect(eager_.infer(request_of(view)));
+      pictures.expect(eager.infer(request_of(view)));
       later.join();
     }  // the stream is still theirs
     CUDA_OK(cudaStreamSynchronize(native));
@@ -356,6 +356,8 @@ TEST_F(TwoGpus, ManyRequestsFromBothGpusAndTheHostMakeBatchesOnOne) {
   std::vector<Tensor> tensors;
   std::vector<Future> futures;
   pictures.reserve(60);
+  tensors.reserve(60);
+  futures.reserve(60);
   for (int i = 0; i < 60; ++i) {
     const Pictures& own = pictures.emplace_back(1 + i % 2, static_cast<unsigned>(i));
     const DeviceId where = i % 3 == 2 ? DeviceId::host_memory() : DeviceId::cuda(i % 3);
@@ -373,7 +375,7 @@ TEST_F(TwoGpus, PitchedMemoryOfTheOtherGpuIsGatheredAcross) {
   const Model model = gpus_->load("average");
   const Pictures pictures(2, 30);
   constexpr std::size_t kRowBytes = kSide * sizeof(float);
-  const auto rows = static_cast<std::size_t>(2 * 3 * kSide);
+  constexpr std::size_t rows = std::size_t{2} * 3 * kSide;
   const Malloced memory(rows * 512, 1);
   CUDA_OK(cudaMemcpy2D(memory.data(), 512, pictures.values.data(), kRowBytes, kRowBytes, rows,
                        cudaMemcpyHostToDevice));

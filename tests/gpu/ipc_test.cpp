@@ -250,6 +250,7 @@ TEST_F(GpuIpc, AnOwnerThatIsKilledTakesNobodyWithIt) {
   std::thread worker([&] {
     while (!stop) {
       std::vector<Future> futures;
+      futures.reserve(8);
       for (int i = 0; i < 8; ++i) futures.push_back(graphs_.submit(request()));
       for (Future& future : futures) {
         const Result<Response> response = future.get();

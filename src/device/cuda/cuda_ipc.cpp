@@ -95,8 +95,8 @@ IpcMappings& mappings() {
 
 using AddressRange = CUresult (*)(CUdeviceptr*, std::size_t*, CUdeviceptr);
 
-/// The start of the allocation that `data` lies in.
-Result<const std::byte*> allocation_of(const void* data) {
+/// How far behind the start of its allocation `data` lies.
+Result<std::uint64_t> offset_of(const void* data) {
   static const AddressRange range = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -112,7 +112,7 @@ Result<const std::byte*> allocation_of(const void* data) {
         ErrorCode::invalid_argument,
         "export_memory: the address is not that of a GPU's memory; it may have been freed"};
   }
-  return reinterpret_cast<const std::byte*>(base);
+  return reinterpret_cast<CUdeviceptr>(data) - base;
 }
 
 }  // namespace
@@ -121,12 +121,12 @@ Result<IpcMemoryHandle> export_cuda_memory(std::int32_t gpu, const void* data, s
   IpcMemoryHandle result;
   MILLRACE_ASSIGN(result.device, name_of(gpu));
   MILLRACE_TRY(check_cuda(cudaSetDevice(gpu), "cudaSetDevice"));
-  MILLRACE_ASSIGN(const std::byte* base, allocation_of(data));
+  MILLRACE_ASSIGN(result.offset_bytes, offset_of(data));
+  const std::byte* base = static_cast<const std::byte*>(data) - result.offset_bytes;
   cudaIpcMemHandle_t handle;
   const cudaError_t status = cudaIpcGetMemHandle(&handle, const_cast<std::byte*>(base));
   if (status != cudaSuccess) return refused(status, "cudaIpcGetMemHandle", kExportReasons);
   std::memcpy(result.memory.data(), &handle, sizeof handle);
-  result.offset_bytes = static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - base);
   result.bytes = bytes;
   return result;
 }
