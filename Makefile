@@ -64,6 +64,14 @@ check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP
 	  rm build/models/$$model.onnx build/models/$$model-fp16.onnx; \
 	done
 
+# SOAK: more arguments, such as --devices 0,1 --option precision=fp16 or a model.
+MINUTES ?= 9
+.PHONY: gpu-soak
+gpu-soak: deps-test  ## Runs load with random sizes, cancels and reloads for MINUTES minutes (9)
+	@$(CONFIGURE) --preset dev > /dev/null
+	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_soak
+	@build/dev/bin/gpu_soak --minutes $(MINUTES) $(SOAK)
+
 .PHONY: sanitize
 sanitize: sanitize-asan sanitize-tsan  ## Runs every test under ASan with UBSan, then under TSan
 

@@ -18,7 +18,7 @@ function(millrace_test target label)
   target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   target_compile_definitions(${target} PRIVATE MILLRACE_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}"
                              MILLRACE_BINARY="$<TARGET_FILE_DIR:${target}>/millrace")
-  if(label STREQUAL "cli")
+  if(label MATCHES "^(cli|soak)$")
     target_link_libraries(${target} PRIVATE millrace_cli)
   endif()
   if(TARGET millrace AND NOT label IN_LIST MILLRACE_PURE_LABELS)
@@ -135,6 +135,13 @@ if(TARGET gpu_suite)
     MILLRACE_PLUGINS_LIBRARY="$<TARGET_FILE:millrace_plugins>"
     MILLRACE_MISBEHAVING_LIBRARY="$<TARGET_FILE:misbehaving_plugins>")
 endif()
+
+# Minutes of load: a program, run by "make gpu-soak", on host devices too.
+add_executable(gpu_soak tests/gpu/soak/main.cpp tests/soak/soak.cpp)
+target_link_libraries(gpu_soak PRIVATE millrace_core millrace_private millrace_cli millrace_flags)
+target_include_directories(gpu_soak PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+target_compile_definitions(gpu_soak PRIVATE MILLRACE_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
+millrace_sanitizer_options(gpu_soak VENDOR)
 
 # Fuzz targets: NAME_fuzz.cpp with its corpus in tests/fuzz/corpus/NAME/.
 file(GLOB_RECURSE sources CONFIGURE_DEPENDS

@@ -34,11 +34,12 @@ ENOUGH = 0.97
 
 
 class Cell(host.Cell):
-    """`engine`: the file that it needs."""
+    """`engines`: the files that it needs, `gpus`: how many of them."""
 
-    def __init__(self, what, engine, commands, judge):
+    def __init__(self, what, engines, commands, judge, gpus=1):
         super().__init__(what, commands, judge)
-        self.engine = engine
+        self.engines = [engines] if isinstance(engines, (str, Path)) else engines
+        self.gpus = gpus
 
 
 def bench(engine, *arguments, duration=4, pairs=9):
@@ -46,6 +47,14 @@ def bench(engine, *arguments, duration=4, pairs=9):
         seconds, count = (0.2, 2) if quick else (duration, pairs)
         end = ["--pairs", str(count)] if "--compare" in arguments else []
         return ["millrace", "bench", str(MODELS / engine), *arguments, "--duration", str(seconds), *end, "--json"]
+    return command
+
+
+def bench_models(placed, *arguments, duration=4):
+    """Several models at once; `placed`: of engine and devices."""
+    def command(quick, earlier):
+        models = [f"{MODELS / engine}@{devices}" for engine, devices in placed]
+        return ["millrace", "bench", *models, *arguments, "--duration", str(0.2 if quick else duration), "--json"]
     return command
 
 
@@ -102,6 +111,50 @@ def judge_gather(results):
              for method in ("each", "batch", "kernel", "automatic")])
 
 
+def median(values):
+    values = sorted(values)
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+
+
+def judge_scaling(bar):
+    """In turn one GPU and several. A request is a whole batch, so CPU per request is CPU per item but for a factor."""
+    def judge(results):
+        pairs = list(zip(results[0::2], results[1::2]))
+        ratios = [several["items_per_s"] / one["items_per_s"] for one, several in pairs]
+        cpu = [several["cpu_us_per_request"] / one["cpu_us_per_request"] for one, several in pairs]
+        one, several = pairs[-1]
+        return ([host.at_least("throughput / one GPU", bar, median(ratios), "{:.3f}"),
+                 host.at_most("host CPU per item / one GPU", 1.05, median(cpu), "{:.3f}")],
+                [host.stated("items/s of one GPU", "{:,.0f}", median([pair[0]["items_per_s"] for pair in pairs])),
+                 host.stated("items/s", "{:,.0f}", median([pair[1]["items_per_s"] for pair in pairs])),
+                 host.stated("ratios", "{}", " ".join(f"{ratio:.3f}" for ratio in ratios)),
+                 host.stated("items/s of each GPU", "{}", " ".join(f"{device['items_per_s']:,.0f}" for device in several["per_device"])),
+                 host.stated("CPU per request", "{}", f"{several['cpu_us_per_request']:.1f} us, one GPU {one['cpu_us_per_request']:.1f} us")])
+    return judge
+
+
+def judge_locality(results):
+    quiet, busy = results
+    share = {device["device"]: device["share_of_model"] for device in quiet["per_device"]}
+    moved = sum(device["moved_requests"] for device in quiet["per_device"])
+    return ([host.at_least("share of GPU 1, which has the data", 1.0, share["cuda:1"], "{:.4f}"),
+             host.at_most("requests moved", 0, moved, "{:.0f}")],
+            [host.stated("requests", "{:,}", quiet["requests"]),
+             host.stated("shares with 512 in flight", "{}", " ".join(f"{device['share_of_model']:.3f}" for device in busy["per_device"])),
+             host.stated("requests moved with 512 in flight", "{:,}", sum(device["moved_requests"] for device in busy["per_device"])),
+             host.stated("requests/s, quiet and busy", "{}", f"{quiet['requests_per_s']:,.0f}, {busy['requests_per_s']:,.0f}")])
+
+
+def judge_mixed(results):
+    alone, together = results[:2], results[2]["models"]
+    bars, statements = [], []
+    for name, one, beside in zip(("ResNet-50 on GPU 0", "MLP on GPU 1"), alone, together):
+        bars.append(host.at_least(f"{name} beside the other / alone", 0.95, beside["items_per_s"] / one["items_per_s"], "{:.3f}"))
+        statements.append(host.stated(f"items/s of {name}", "{:,.0f}", beside["items_per_s"]))
+    return bars, statements
+
+
 MODELS = Path()
 RESNET, MLP, BERT, YOLO = "resnet50.plan", "mlp.plan", "bert-base-384.plan", "yolov4-608.plan"
 OFFLINE = ("--offline", "--batch")
@@ -134,6 +187,20 @@ for (name, batch), lanes in LANES.items():
             f"{model} FP16, batch {batch}, {'resident' if more else 'pinned host memory'}", engine,
             [bench(engine, *OFFLINE, str(batch), "--lanes", str(count), "--slots", "1", *graphs, *more, "--compare", "direct", duration=3, pairs=7)],
             judge_best(None, 0.98))
+PINNED = ("--offline", "--batch", "32", "--lanes", "3", "--slots", "1")
+for count, bar in ((2, 1.95), (4, 3.8)):
+    devices = ",".join(map(str, range(count)))
+    CELLS[f"gpu_scaling_{count}"] = Cell(
+        f"ResNet-50 FP16, batch 32, pinned host memory, {count} GPUs", RESNET,
+        [bench(RESNET, *PINNED, "--devices", chosen) for _ in range(3) for chosen in ("0", devices)], judge_scaling(bar), gpus=count)
+    CELLS[f"gpu_locality_{count}"] = Cell(
+        f"ResNet-50 FP16, data on GPU 1 of {count}", RESNET,
+        [bench(RESNET, "--devices", devices, "--data-on", "1", "--batch", "8", "--lanes", "4", "--concurrency", callers) for callers in ("2", "512")],
+        judge_locality, gpus=count)
+CELLS["gpu_mixed"] = Cell("ResNet-50 on GPU 0 and the MLP on GPU 1, batch 32, resident", [RESNET, MLP],
+                          [bench_models([(RESNET, "0")], *OFFLINE, "32", "--lanes", "4", "--resident"),
+                           bench_models([(MLP, "1")], *OFFLINE, "32", "--lanes", "4", "--resident"),
+                           bench_models([(RESNET, "0"), (MLP, "1")], *OFFLINE, "32", "--lanes", "4", "--resident")], judge_mixed, gpus=2)
 
 
 def gpu():
@@ -162,8 +229,10 @@ def main():
     host.CELLS = CELLS
     for name in arguments.cells or CELLS:
         cell = CELLS[name]
-        if not (MODELS / cell.engine).exists():
-            print(f"{name}: left out: there is no {MODELS / cell.engine}", flush=True)
+        missing = [str(MODELS / engine) for engine in cell.engines if not (MODELS / engine).exists()]
+        if missing or len(gpus) < cell.gpus:
+            why = f"there is no {', '.join(missing)}" if missing else f"it needs {cell.gpus} GPUs, there are {len(gpus)}"
+            print(f"{name}: left out, NOT CHECKED: {why}", flush=True)
             continue
         print(f"{name}: {cell.what}", flush=True)
         try:
