@@ -33,18 +33,17 @@ const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, const std:
   return at == tensors.end() ? nullptr : &*at;
 }
 
-/// Whether `to` can take tensors from any device that `from` runs on. Of an ensemble that is not
-/// known.
-bool reads_where_it_is_computed(const ModelState& from, const ModelState& to) {
-  const auto has_own_memory = [](PlanState* plan) {
-    return plan->device().device()->separate_memory();
+/// Whether every device of `to` takes tensors from every device that `from` runs on: where they
+/// lie, or by a copy from one device to the other. Of an ensemble that is not known.
+bool takes_from_devices(const ModelState& from, const ModelState& to) {
+  const auto takes = [](PlanState* reader, PlanState* writer) {
+    return reader->device().device()->separate_memory() ==
+           writer->device().device()->separate_memory();
   };
   if (from.plans().empty() || to.plans().empty()) return false;
-  const bool all_plain = std::none_of(to.plans().begin(), to.plans().end(), has_own_memory);
-  return std::all_of(from.plans().begin(), from.plans().end(), [&](PlanState* plan) {
-    if (all_plain && !has_own_memory(plan)) return true;
-    return std::any_of(to.plans().begin(), to.plans().end(),
-                       [plan](PlanState* other) { return &other->device() == &plan->device(); });
+  return std::all_of(from.plans().begin(), from.plans().end(), [&](PlanState* writer) {
+    return std::all_of(to.plans().begin(), to.plans().end(),
+                       [&](PlanState* reader) { return takes(reader, writer); });
   });
 }
 
@@ -173,7 +172,7 @@ void Ensemble::place_intermediates() {
         const bool takes = std::any_of(to.inputs.begin(), to.inputs.end(), [&](const Wire& input) {
           return input.tensor == output.tensor;
         });
-        if (takes && !reads_where_it_is_computed(*from.model, *to.model)) {
+        if (takes && !takes_from_devices(*from.model, *to.model)) {
           output.placement = OutputPlacement::automatic;
         }
       }

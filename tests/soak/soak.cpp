@@ -221,6 +221,7 @@ Result<Report> Soak::run() {
   MILLRACE_ASSIGN(staying_, cases_of(stays_, options_.most_items, options_.seed));
   MILLRACE_ASSIGN(coming_, cases_of(comes, options_.most_items, options_.seed + 1));
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(options_.callers) + 2);
   for (int i = 0; i < options_.callers; ++i) {
     threads.emplace_back([this, i] { call(static_cast<unsigned>(i)); });
   }

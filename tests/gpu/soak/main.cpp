@@ -76,7 +76,7 @@ int main_of(int argc, char** argv) {
       models.push_back(argument);
       continue;
     }
-    if (i + 1 == argc) return usage((argument + " needs a value").c_str());
+    if (i + 1 == argc) return usage("the last argument needs a value");
     const std::string value = argv[++i];
     const std::size_t equals = value.find('=');
     if (argument == "--minutes") {
@@ -92,7 +92,7 @@ int main_of(int argc, char** argv) {
     } else if (argument == "--option" && equals != std::string::npos) {
       options.stays.options[value.substr(0, equals)] = value.substr(equals + 1);
     } else {
-      return usage(("what is " + argument + " " + value + "?").c_str());
+      return usage(concat("what is ", argument, " ", value, "?").c_str());
     }
   }
   if (!(minutes > 0) || options.callers < 1 || models.size() > 2) return usage("wrong arguments");
