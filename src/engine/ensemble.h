@@ -12,8 +12,8 @@
 namespace millrace {
 
 /// Each step is submitted to its model as soon as its inputs are there, and batches there with
-/// everybody else's requests. Intermediate tensors stay on the device that computed them where every
-/// step that takes them can have them from there; else they come to host memory.
+/// everybody else's requests. Intermediate tensors stay on the device that computed them where
+/// every step that takes them can have them from there; else they come to host memory.
 class Ensemble {
  public:
   struct Plan {

@@ -144,6 +144,7 @@ class GpuFaultChild : public testing::Test {
     must(held_.ref().record(ready_));
     const Tensor input = digits::on_device(*engine_, samples_[0], kFirst);
     std::vector<Future> futures;
+    futures.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) {
       futures.push_back(model.submit(digits::request_of(input, ready_)));
     }
@@ -218,6 +219,7 @@ TEST_F(GpuFaultChild, DISABLED_OnTwoGpus) {
   const Model first = load("first", {kFirst});
   std::vector<Future> lost = in_flight(first, 4);
   std::vector<Future> futures;
+  futures.reserve(400);
   for (int i = 0; i < 400; ++i) {
     futures.push_back(
         (i % 2 == 0 ? both : second).submit(samples_[static_cast<std::size_t>(i) % 10].request()));

@@ -44,6 +44,7 @@ class SeveralGpus : public testing::Test {
   }
   std::vector<DeviceId> all() const {
     std::vector<DeviceId> ids;
+    ids.reserve(static_cast<std::size_t>(gpus_));
     for (int i = 0; i < gpus_; ++i) ids.push_back(DeviceId::cuda(i));
     return ids;
   }
