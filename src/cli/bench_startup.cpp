@@ -38,6 +38,7 @@ struct Child {
 
 std::vector<char*> pointers_to(std::vector<std::string>& texts) {
   std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
   for (std::string& text : texts) pointers.push_back(text.data());
   pointers.push_back(nullptr);
   return pointers;
@@ -150,6 +151,7 @@ constexpr Figure kFigures[] = {
 
 std::optional<Spread> spread(const std::vector<StartupSample>& samples, const Figure& figure) {
   std::vector<double> values;
+  values.reserve(samples.size());
   for (const StartupSample& sample : samples) values.push_back(figure.value(sample));
   if (values.empty() || std::ranges::any_of(values, [](double v) { return std::isnan(v); }))
     return std::nullopt;

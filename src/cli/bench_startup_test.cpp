@@ -41,7 +41,7 @@ TEST(BenchStartup, AChildGetsTheEnvironmentButForTheVariable) {
 }
 
 TEST(BenchStartup, ComparesTheKinds) {
-  const Json json = startup_json(on_a_gpu());
+  Json json = startup_json(on_a_gpu());
   EXPECT_EQ(json["loading"][0]["loading"], "LAZY");
   EXPECT_EQ(json["loading"][0]["first_inference_s"]["median"], 3);
   EXPECT_EQ(json["loading"][1]["first_inference_s"]["max"], 8);
@@ -63,7 +63,7 @@ TEST(BenchStartup, WithoutAGpuTheVariableChangesNothing) {
   host.lazy = {sample(2, std::nullopt)};
   host.eager = {sample(2, std::nullopt)};
   EXPECT_THAT(startup_text(host), HasSubstr("changes nothing there"));
-  const Json json = startup_json(host);
+  Json json = startup_json(host);
   EXPECT_EQ(json["loading"][0]["gpu_bytes"], nullptr);
   EXPECT_EQ(json["loading"][0]["samples"][0]["gpu_bytes"], nullptr);
   EXPECT_EQ(json["eager_to_lazy"]["gpu_bytes"], nullptr);

@@ -24,7 +24,7 @@ std::string of_most(const GpuNowAndMost& value) {
 }
 
 std::string mode_text(const GpuMode& mode) {
-  const std::string now = mode.on ? "on" : "off";
+  std::string now = mode.on ? "on" : "off";
   if (mode.on == mode.pending) return now;
   return now + (mode.pending ? ", on" : ", off") + " after the next reset";
 }
@@ -126,7 +126,7 @@ class Answers {
   Json refused_ = Json::object();
 };
 
-const auto as_it_is = [](const auto& value) { return value; };
+constexpr auto kAsItIs = [](const auto& value) { return value; };
 
 Json pair_json(const GpuNowAndMost& value) { return {{"now", value.now}, {"most", value.most}}; }
 Json mode_json(const GpuMode& mode) { return {{"on", mode.on}, {"pending", mode.pending}}; }
@@ -150,10 +150,10 @@ Json instance_json(const MigInstance& instance) {
   Answers answers;
   answers.set("uuid", instance.uuid);
   answers.set("device", index_json(instance.cuda_index));
-  answers.add("name", instance.name, as_it_is);
+  answers.add("name", instance.name, kAsItIs);
   answers.add("memory", instance.memory, memory_json);
-  answers.add("gpu_instance", instance.gpu_instance, as_it_is);
-  answers.add("compute_instance", instance.compute_instance, as_it_is);
+  answers.add("gpu_instance", instance.gpu_instance, kAsItIs);
+  answers.add("compute_instance", instance.compute_instance, kAsItIs);
   return std::move(answers).json();
 }
 
@@ -164,15 +164,15 @@ Json gpu_json(const GpuDetails& gpu) {
   answers.set("uuid", gpu.uuid);
   answers.set("pci_bus_id", gpu.pci_bus_id);
   answers.set("numa_node", gpu.numa_node < 0 ? Json() : Json(gpu.numa_node));
-  answers.add("name", gpu.name, as_it_is);
-  answers.add("compute_capability", gpu.compute_capability, as_it_is);
+  answers.add("name", gpu.name, kAsItIs);
+  answers.add("compute_capability", gpu.compute_capability, kAsItIs);
   answers.add("memory", gpu.memory, memory_json);
   answers.add("ecc", gpu.ecc, mode_json);
   answers.add("pcie_generation", gpu.pcie_generation, pair_json);
   answers.add("pcie_width", gpu.pcie_width, pair_json);
   answers.add("clock_mhz", gpu.clock_mhz, pair_json);
   answers.add("memory_clock_mhz", gpu.memory_clock_mhz, pair_json);
-  answers.add("slowed_by", gpu.slowed_by, as_it_is);
+  answers.add("slowed_by", gpu.slowed_by, kAsItIs);
   answers.add("nvlinks", gpu.links, links_json);
   answers.add("mig", gpu.mig, mode_json);
   Json instances = Json::array();
@@ -232,9 +232,9 @@ Json gpus_json(const GpuReport& report) {
   answers.set("available", report.unavailable.empty());
   answers.set("reason", report.unavailable);
   if (report.unavailable.empty()) {
-    answers.add("driver_version", report.driver_version, as_it_is);
-    answers.add("cuda_version", report.cuda_version, as_it_is);
-    answers.add("nvml_version", report.nvml_version, as_it_is);
+    answers.add("driver_version", report.driver_version, kAsItIs);
+    answers.add("cuda_version", report.cuda_version, kAsItIs);
+    answers.add("nvml_version", report.nvml_version, kAsItIs);
   }
   Json gpus = Json::array();
   for (const GpuDetails& gpu : report.gpus) gpus.push_back(gpu_json(gpu));

@@ -90,7 +90,7 @@ TEST(GpusText, ListsMigInstances) {
   EXPECT_THAT(gpus_text(report),
               HasSubstr("cuda:0  MIG-7  NVIDIA A100 MIG 1g.5gb, 4.00 GiB free of 5.00 GiB, "
                         "GPU instance 9, compute instance not supported"));
-  const Json json = gpus_json(report)["gpus"][1]["mig_instances"][0];
+  Json json = gpus_json(report)["gpus"][1]["mig_instances"][0];
   EXPECT_EQ(json["device"], "cuda:0");
   EXPECT_EQ(json["memory"]["total_bytes"], 5 * kGiB);
   EXPECT_EQ(json["compute_instance"], nullptr);
@@ -98,11 +98,11 @@ TEST(GpusText, ListsMigInstances) {
 }
 
 TEST(GpusJson, HasNullAndTheReasonForWhatWasRefused) {
-  const Json json = gpus_json(two_gpus());
+  Json json = gpus_json(two_gpus());
   EXPECT_EQ(json["available"], true);
   EXPECT_EQ(json["nvml_version"], nullptr);
   EXPECT_EQ(json["refused"]["nvml_version"], "not known to this driver");
-  const Json first = json["gpus"][0];
+  Json first = json["gpus"][0];
   EXPECT_EQ(first["device"], "cuda:1");
   EXPECT_EQ(first["pcie_width"]["now"], 8);
   EXPECT_EQ(first["memory_clock_mhz"], nullptr);
@@ -118,7 +118,7 @@ TEST(GpusJson, HasNullAndTheReasonForWhatWasRefused) {
 TEST(GpusJson, SaysWhyThereIsNothing) {
   GpuReport report;
   report.unavailable = "NVML was not found";
-  const Json json = gpus_json(report);
+  Json json = gpus_json(report);
   EXPECT_EQ(json["available"], false);
   EXPECT_EQ(json["reason"], "NVML was not found");
   EXPECT_TRUE(json["gpus"].empty());

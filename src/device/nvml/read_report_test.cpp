@@ -2,7 +2,7 @@
 // what nvidia-smi shows of such GPUs; the MIG one was never compared with hardware.
 #include "device/nvml/read_report.h"
 
-#include <cstdint>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -109,27 +109,27 @@ class Recording {
       const std::size_t equals = line.find(" = ");
       if (equals != std::string::npos) answers_[line.substr(0, equals)] = line.substr(equals + 3);
     }
-    playing_ = this;
+    playing = this;
   }
   Recording(const Recording&) = delete;
   Recording& operator=(const Recording&) = delete;
-  ~Recording() { playing_ = nullptr; }
+  ~Recording() { playing = nullptr; }
 
   static NvmlFunctions functions();
 
  private:
   static std::string name_of(NvmlDevice device) {
-    const auto number = reinterpret_cast<std::uintptr_t>(device) - 1;
+    const auto number = reinterpret_cast<const char*>(device) - handles.data();
     return number < 100 ? std::to_string(number) : concat(number / 100 - 1, "/", number % 100);
   }
   static NvmlDevice device_of(const std::string& name) {
     std::istringstream words(name);
-    std::uintptr_t gpu = 0;
-    std::uintptr_t place = 0;
+    std::size_t gpu = 0;
+    std::size_t place = 0;
     char slash = 0;
     words >> gpu;
     const bool mig = static_cast<bool>(words >> slash >> place);
-    return reinterpret_cast<NvmlDevice>(1 + (mig ? (gpu + 1) * 100 + place : gpu));
+    return reinterpret_cast<NvmlDevice>(&handles.at(mig ? (gpu + 1) * 100 + place : gpu));
   }
 
   // The answer to "function(arguments)", or the status.
@@ -144,8 +144,8 @@ class Recording {
       }
     };
     (add(arguments), ...);
-    const auto found = playing_->answers_.find(concat(function, "(", join(names, ","), ")"));
-    if (found == playing_->answers_.end()) return kNvmlNotSupported;
+    const auto found = playing->answers_.find(concat(function, "(", join(names, ","), ")"));
+    if (found == playing->answers_.end()) return kNvmlNotSupported;
     answer = found->second;
     return answer.starts_with('!') ? std::stoi(answer.substr(1)) : kNvmlSuccess;
   }
@@ -172,7 +172,8 @@ class Recording {
     return status;
   }
 
-  static inline const Recording* playing_ = nullptr;
+  static inline const Recording* playing = nullptr;
+  static inline std::array<char, 1000> handles{};  // the address of each is a handle
   std::map<std::string, std::string> answers_;
 };
 
