@@ -192,7 +192,7 @@ for count, bar in ((2, 1.95), (4, 3.8)):
     devices = ",".join(map(str, range(count)))
     CELLS[f"gpu_scaling_{count}"] = Cell(
         f"ResNet-50 FP16, batch 32, pinned host memory, {count} GPUs", RESNET,
-        [bench(RESNET, *PINNED, "--devices", chosen) for _ in range(3) for chosen in ("0", devices)], judge_scaling(bar), gpus=count)
+        [bench(RESNET, *PINNED, "--devices", chosen, duration=2) for _ in range(3) for chosen in ("0", devices)], judge_scaling(bar), gpus=count)
     CELLS[f"gpu_locality_{count}"] = Cell(
         f"ResNet-50 FP16, data on GPU 1 of {count}", RESNET,
         [bench(RESNET, "--devices", devices, "--data-on", "1", "--batch", "8", "--lanes", "4", "--concurrency", callers) for callers in ("2", "512")],

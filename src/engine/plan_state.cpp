@@ -4,6 +4,8 @@
 #include <bit>
 #include <climits>
 #include <cstring>
+#include <functional>
+#include <map>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -20,6 +22,10 @@ constexpr std::int64_t kMostItems = std::int64_t{1} << 24;
 /// More than any device has, and little enough that sums over lanes and slots do not overflow.
 constexpr std::size_t kMostBatchBytes = std::size_t{1} << 48;
 constexpr std::size_t kReservedRequests = 4096;
+/// Of the pinned memory that a plan puts ready for answers, and how many of them may still be with
+/// their callers while all lanes are busy.
+constexpr std::size_t kMostFilledBytes = std::size_t{256} << 20;
+constexpr std::size_t kAnswersHeld = 2;
 /// Bounds of what is kept for runs in place.
 constexpr std::size_t kMostInPlaceRuns = 256;
 constexpr std::size_t kMostAddresses = 4096;
@@ -267,7 +273,43 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
     if (state->traits.wants_prepare) MILLRACE_TRY(prepare(*state));
     lanes.push_back(std::move(state));
   }
+  fill_pools();
   return reserve_measured();
+}
+
+/// Blocks for the answers of one batch on the host, of whatever size: how many of each size,
+/// largest first.
+std::map<std::size_t, std::size_t, std::greater<>> PlanState::answer_blocks() const {
+  std::map<std::size_t, std::size_t, std::greater<>> most;
+  for (const std::int64_t size : sizes_to_prepare(batching_)) {
+    for (const std::int64_t items : {size, (size * 3 + 3) / 4}) {
+      std::map<std::size_t, std::size_t> of_batch;
+      for (const TensorInfo& output : plan_info().outputs) {
+        const std::size_t bytes = item_bytes(output).value_or(0) * static_cast<std::size_t>(items);
+        if (bytes > 0) ++of_batch[BlockPool::rounded_bytes(bytes)];
+      }
+      for (const auto& [bytes, count] : of_batch) most[bytes] = std::max(most[bytes], count);
+    }
+  }
+  return most;
+}
+
+/// The driver is to find blocks for the answers of what can be in flight, and not to have to ask
+/// the device for pinned memory, which takes it long.
+void PlanState::fill_pools() {
+  if (!apart_) return;
+  const std::size_t batches = lanes.size() * static_cast<std::size_t>(config_.slots) + kAnswersHeld;
+  std::vector<Block> blocks;
+  std::size_t total = 0;
+  for (const auto& [bytes, count] : answer_blocks()) {
+    for (std::size_t i = 0; i < batches * count; ++i) {
+      if (total + bytes > kMostFilledBytes) return;
+      Result<Block> block = device_.pinned_pool().take(bytes);
+      if (!block) return;  // it is asked for again when it is needed, and that request is told
+      total += bytes;
+      blocks.push_back(std::move(*block));
+    }
+  }
 }
 
 /// Of what runs on the caller's inputs write to, for each lane.
@@ -616,7 +658,8 @@ Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) 
   }
   BatchStatus status;
   MILLRACE_TRY(reservation_.grow(prepared_bytes_));
-  Result<ShapeKey> prepared = lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
+  Result<ShapeKey> prepared =
+      lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
   if (!prepared) reservation_.shrink(prepared_bytes_);
   return prepared;
 }

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -222,6 +224,8 @@ class PlanState {
   [[nodiscard]] std::size_t scratch_bytes() const;
   [[nodiscard]] std::size_t lane_bytes(const LaneState& lane) const;
   Result<void> reserve_measured();
+  [[nodiscard]] std::map<std::size_t, std::size_t, std::greater<>> answer_blocks() const;
+  void fill_pools();
   Result<void> make_slot(LaneState& lane, int index);
   Result<void> prepare(LaneState& lane);
   Result<void> prepare_slot(LaneState& lane, BatchSlot& slot, std::span<const std::int64_t> sizes);

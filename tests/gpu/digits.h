@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <random>
@@ -59,13 +60,17 @@ struct Sample {
   }
 };
 
-/// Engines for each GPU are built once for a process, into a folder that goes with it.
+/// Engines for each GPU are built once: for all processes that MILLRACE_GPU_TEST_CACHE names a
+/// folder to, else for this one, into a folder that goes with it.
 class Cache {
  public:
   Cache()
-      : folder_(std::filesystem::temp_directory_path() /
-                ("millrace-digits-" + std::to_string(getpid()))) {}
+      : shared_(std::getenv("MILLRACE_GPU_TEST_CACHE")),
+        folder_(shared_ ? std::filesystem::path(shared_)
+                        : std::filesystem::temp_directory_path() /
+                              ("millrace-digits-" + std::to_string(getpid()))) {}
   ~Cache() {
+    if (shared_) return;
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
   }
@@ -74,7 +79,8 @@ class Cache {
   [[nodiscard]] std::string path() const { return folder_.string(); }
 
  private:
-  std::filesystem::path folder_;
+  const char* const shared_;
+  const std::filesystem::path folder_;
 };
 
 inline ModelConfig config(const std::string& name, const std::string& cache,

@@ -265,7 +265,10 @@ TEST_F(GpuFaultChild, DISABLED_OutOfMemoryAtLoad) {
   const std::size_t used = engine_->device_reports()[0].memory.used_bytes;
   {
     const std::vector<Buffer> taken = take_all();
-    const Result<Model> refused = engine_->load(digits::config("more", cache_.path(), {kFirst}));
+    // More lanes than what the pool still holds has room for.
+    ModelConfig large = digits::config("more", cache_.path(), {kFirst});
+    large.lanes = 256;
+    const Result<Model> refused = engine_->load(large);
     ASSERT_FALSE(refused.ok());
     expect_out_of_memory(refused.error());
     EXPECT_EQ(engine_->model_names().size(), 2u) << "nothing is loaded";

@@ -107,7 +107,9 @@ def main():
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
     options = parser.parse_args()
     results = []
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as the program does: TensorRT's builder comes up much sooner
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("MILLRACE_GPU_TEST_CACHE", str(Path(folder) / "engines"))
         for name in SUITES:
             program = (options.bin / name).resolve()
             if not program.exists():

@@ -280,6 +280,9 @@ def test_interrupting_twice_ends_the_program():
 # --- The programs of bench/ ---
 
 PROGRAMS = {
+    "gather": (["--rounds", "1", "--batches", "1", "--device", "host:0", "--model", ROOT / "tests" / "models" / "average.onnx"], {
+        "device": str, "methods": [{"source": str, "bytes": int, "pieces": int, "automatic": {"gb_per_s": NUMBER, "host_us": NUMBER}}],
+        "engine": {"model": str, "requests": int, "bytes": int, "batches": int, "gb_per_s": NUMBER, "gb_per_s_min": NUMBER, "gb_per_s_max": NUMBER}}),
     "allocations": (["--seconds", "0.1"], {"model": str, "runs": [{"concurrency": int, "requests": int, "allocations": int,
                                                                    "allocations_per_request": NUMBER, "bytes_per_request": NUMBER}]}),
     "memory": (["--requests", "20000"], {"model": str, "requests": int, "growth_mib": NUMBER, "most_growth_mib": NUMBER,

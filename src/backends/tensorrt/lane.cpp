@@ -128,8 +128,7 @@ TensorrtLane::~TensorrtLane() {
 
 void TensorrtLane::abandon() noexcept {
   // The device may still run with all of it.
-  keep_forever(std::move(prepared_), std::move(callers_), std::move(eager_), std::move(late_),
-               engine_);
+  keep_forever(std::move(prepared_), std::move(eager_), std::move(late_), engine_);
   (void)activations_.release();
   (void)nothing_.release();
   stream_.abandon();
@@ -320,17 +319,19 @@ Result<TensorrtLane::Context> TensorrtLane::prepare_context(const BatchIo& io) {
   return context;
 }
 
-Result<nvinfer1::IExecutionContext*> TensorrtLane::callers_context(const BatchIo& io) {
-  const auto same = [&io](const Callers& known) {
-    return std::equal(known.inputs.begin(), known.inputs.end(), io.inputs.begin(), io.inputs.end(),
-                      [](const Shape& a, const TensorView& b) { return a == b.shape; });
-  };
-  const auto known = std::find_if(callers_.begin(), callers_.end(), same);
-  if (known != callers_.end()) return known->context.get();
-  Callers made;
-  for (const TensorView& input : io.inputs) made.inputs.push_back(input.shape);
-  MILLRACE_ASSIGN(made.context, prepare_context(io));
-  return callers_.emplace_back(std::move(made)).context.get();
+/// One that a graph for the same shapes was captured from; null when there is none. Graphs for
+/// callers' addresses are captured from it as well: all run one after the other on the lane's
+/// stream, so the memory that a context has of its own can serve them together. To make another
+/// takes many times as long as to capture, and loads kernels.
+nvinfer1::IExecutionContext* TensorrtLane::captured_context(const BatchIo& io) const {
+  for (const auto& prepared : prepared_) {
+    if (!prepared->context || !prepared->graph) continue;
+    const bool same = std::equal(prepared->inputs.begin(), prepared->inputs.end(),
+                                 io.inputs.begin(), io.inputs.end(),
+                                 [](const Shape& a, const TensorView& b) { return a == b.shape; });
+    if (same) return prepared->context.get();
+  }
+  return nullptr;
 }
 
 Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
@@ -338,23 +339,21 @@ Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
     return Error{ErrorCode::unsupported,
                  concat("a lane holds at most ", kMostPrepared, " prepared runs")};
   }
-  const bool captures = engine_->graphs() && !capture_failed_;
   auto prepared = std::make_unique<Prepared>();
-  nvinfer1::IExecutionContext* context = nullptr;
-  if (captures && io.slot == kNoSlot) {
-    MILLRACE_ASSIGN(context, callers_context(io));
-  } else {
+  for (const TensorView& input : io.inputs) prepared->inputs.push_back(input.shape);
+  nvinfer1::IExecutionContext* context = io.slot == kNoSlot ? captured_context(io) : nullptr;
+  if (!context) {
     MILLRACE_ASSIGN(prepared->context, prepare_context(io));
     context = prepared->context.get();
   }
   MILLRACE_TRY(set_addresses(*context, io));
-  if (captures) {
+  if (engine_->graphs() && !capture_failed_) {
     const std::size_t before = engine_->taken_bytes();
     Result<Graph> graph = capture(*context);
     if (graph) {
       prepared->graph = std::move(*graph);
       memory_.graph_bytes += grown(before, engine_->taken_bytes());
-    } else if (io.slot == kNoSlot) {
+    } else if (!prepared->context) {
       return std::move(graph).error();
     } else {
       capture_failed_ = true;

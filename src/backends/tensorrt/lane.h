@@ -36,15 +36,9 @@ class TensorrtLane final : public Lane {
   };
   using Graph = std::unique_ptr<CUgraphExec_st, GraphDeleter>;
   struct Prepared {
-    Context context;  // null: its graph was captured from one of `callers_`
-    Graph graph;      // null: runs eagerly, for the reason that was logged
-  };
-  /// Graphs for callers' addresses are captured from one context for each set of shapes: they run
-  /// one after the other on the lane's stream, so what memory the context has of its own can be
-  /// theirs together. To make another takes many times as long as to capture.
-  struct Callers {
     std::vector<Shape> inputs;
-    Context context;
+    Context context;  // null: its graph was captured from another's
+    Graph graph;      // null: runs eagerly, for the reason that was logged
   };
   /// Receives an output whose size is known only after computing.
   class LateOutput;
@@ -65,7 +59,7 @@ class TensorrtLane final : public Lane {
   Result<void> run_eagerly(ShapeKey key, const BatchIo& io);
   Result<void> warm_up(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<Graph> capture(nvinfer1::IExecutionContext& context);
-  Result<nvinfer1::IExecutionContext*> callers_context(const BatchIo& io);
+  nvinfer1::IExecutionContext* captured_context(const BatchIo& io) const;
   Result<nvinfer1::IExecutionContext*> eager_context(const BatchIo& io);
   Result<void> finish_late_outputs(const BatchIo& io);
 
@@ -80,7 +74,6 @@ class TensorrtLane final : public Lane {
   std::vector<Context> eager_;                    // by profile
   std::vector<std::vector<Shape>> eager_shapes_;  // by profile: of the last run
   Stream loader_stream_;                          // of what prepares
-  std::vector<Callers> callers_;                  // the loader's
   /// Never moved: the driver reads it while the loader adds to it.
   std::vector<std::unique_ptr<Prepared>> prepared_;
   std::vector<std::unique_ptr<LateOutput>> late_;  // by output; null where the size is known

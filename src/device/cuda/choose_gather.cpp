@@ -3,12 +3,13 @@
 namespace millrace {
 namespace {
 
-/// Of pieces in pinned memory, by their average size. Below, each costs the copy engine more than
-/// its bytes do; above, both ways come to the speed of PCIe, and the copy engine leaves the
-/// multiprocessors to the models. Measured on an H200 with PCIe 5 x16: 64 pieces of 150,528 bytes
-/// go at 48.1 GB/s in a batch and 48.4 by a kernel, of 602,112 bytes at 53.4 and 50.5; one copy of
-/// 64 KiB at a third of that.
-constexpr std::size_t kKernelBelowBytes = 64U << 10;
+/// Of pieces in pinned memory, by their average size and their number: smaller ones, when they are
+/// more, go by a kernel, others by the copy engine, which leaves the multiprocessors to the models.
+/// Measured with bench/gather.cpp on an H200 with PCIe 5 x16: 64 pieces of 32 KiB go at 50.5 GB/s
+/// in a batch and at 47.1 by a kernel, of 16 KiB at 39.3 and 43.8; 4 pieces of 4 KiB at 5.6
+/// and 4.4, 8 of them at 7.5 and 8.0.
+constexpr std::size_t kKernelBelowBytes = 32U << 10;
+constexpr std::size_t kKernelFromPieces = 8;
 
 }  // namespace
 
@@ -17,8 +18,8 @@ GatherMethod choose_gather(const GatherShape& shape) noexcept {
   if (shape.pitched) return GatherMethod::kernel;
   if (shape.pieces <= 1) return GatherMethod::each;
   if (shape.on_device) return GatherMethod::kernel;
-  return shape.bytes / shape.pieces < kKernelBelowBytes ? GatherMethod::kernel
-                                                        : GatherMethod::batch;
+  const bool small = shape.bytes / shape.pieces < kKernelBelowBytes;
+  return small && shape.pieces >= kKernelFromPieces ? GatherMethod::kernel : GatherMethod::batch;
 }
 
 }  // namespace millrace

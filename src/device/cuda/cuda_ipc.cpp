@@ -125,6 +125,10 @@ Result<IpcMemoryHandle> export_cuda_memory(std::int32_t gpu, const void* data, s
   const std::byte* base = static_cast<const std::byte*>(data) - result.offset_bytes;
   cudaIpcMemHandle_t handle;
   const cudaError_t status = cudaIpcGetMemHandle(&handle, const_cast<std::byte*>(base));
+  if (status == cudaErrorInvalidValue) {  // of memory that is there: it is no such allocation
+    cudaGetLastError();
+    return Error{ErrorCode::unsupported, concat("cudaIpcGetMemHandle: ", kExportReasons)};
+  }
   if (status != cudaSuccess) return refused(status, "cudaIpcGetMemHandle", kExportReasons);
   std::memcpy(result.memory.data(), &handle, sizeof handle);
   result.bytes = bytes;

@@ -14,7 +14,7 @@ packages = os.path.dirname(os.path.dirname(torch.__file__))
 print(json.dumps({"version": torch.__version__, "cxx11_abi": bool(torch._C._GLIBCXX_USE_CXX11_ABI), "gpu": torch.cuda.is_available(),
                   "include": cpp_extension.include_paths(),
                   "cuda": [path for path in glob.glob(packages + "/nvidia/*/include") + ["/usr/local/cuda/include"]
-                           if os.path.exists(path + "/cuda_runtime_api.h")],
+                           if all(os.path.exists(path + name) for name in ("/cuda_runtime_api.h", "/crt/host_config.h"))],
                   "lib": os.path.dirname(torch.__file__) + "/lib"}))
 """
 
