@@ -371,9 +371,11 @@ class DeviceSet {
 /// "host" reads as host:0. Errors: invalid_argument.
 [[nodiscard]] Result<DeviceId> parse_device_id(std::string_view text);
 
-/// Makes CUDA load kernels when they are first used (CUDA_MODULE_LOADING=LAZY), unless the
-/// environment says otherwise. Sets an environment variable: at the start of `main`, before other
-/// threads. The program does; for others it is the default of CUDA since 12.2.
+/// Unless the environment says otherwise: makes CUDA load kernels when they are first used
+/// (CUDA_MODULE_LOADING=LAZY, its default since 12.2), and gives up to 32 streams of a device a
+/// hardware queue of their own (CUDA_DEVICE_MAX_CONNECTIONS=32; its default is 8, beyond which
+/// lanes wait for one another). Sets environment variables: at the start of `main`, before other
+/// threads and before CUDA is used. The program does.
 void set_cuda_defaults() noexcept;
 
 /// What the CUDA driver says without initializing more than it must.

@@ -694,6 +694,19 @@ std::string PlanState::why_no_graphs() const {
   return {};
 }
 
+/// One request that is on the device already, where runs take any address: padding would cost it a
+/// copy.
+bool PlanState::lies_here(const BatchSlot& slot) const {
+  if (!apart_ || slot.lane->traits.fixed_addresses || slot.lane->traits.only_prepared ||
+      slot.requests.size() != 1) {
+    return false;
+  }
+  const DeviceId here = device_.device()->id();
+  const auto& inputs = slot.requests.front()->request.inputs;
+  return std::all_of(inputs.begin(), inputs.end(),
+                     [here](const NamedTensor& input) { return input.view.device == here; });
+}
+
 void PlanState::choose_run(BatchSlot& slot) {
   if (!choose_in_place(slot)) choose_prepared(slot);
   slot.eager = why_eager(slot);
@@ -704,7 +717,7 @@ void PlanState::choose_prepared(BatchSlot& slot) {
   slot.run_items = slot.items;
   const std::vector<RunCost>& costs = slot.lane->run_costs;
   const std::int64_t size = choose_run_size(slot.items, costs);
-  if (size == 0) return;
+  if (size == 0 || (size != slot.items && lies_here(slot))) return;
   const auto cost = std::find_if(costs.begin(), costs.end(),
                                  [size](const RunCost& known) { return known.items == size; });
   slot.run_items = size;

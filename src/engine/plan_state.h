@@ -236,6 +236,7 @@ class PlanState {
   [[nodiscard]] std::optional<AddressKey> address_key(
       std::span<RequestState* const> requests) const;
   bool choose_in_place(BatchSlot& slot);
+  [[nodiscard]] bool lies_here(const BatchSlot& slot) const;
   void prepare_in_place(LaneState& lane, const AddressKey& key);
   Result<ShapeKey> prepare_for(LaneState& lane, const AddressKey& key);
   Result<void> try_stage(BatchSlot& slot);

@@ -11,6 +11,14 @@ __global__ void write_to(unsigned long long address) {
 
 }  // namespace
 
+Result<void> load_illegal_write(DeviceId gpu) {
+  cudaError_t status = cudaSetDevice(gpu.index);
+  cudaFuncAttributes attributes{};
+  if (status == cudaSuccess) status = cudaFuncGetAttributes(&attributes, write_to);
+  if (status == cudaSuccess) return {};
+  return Error{ErrorCode::internal, cudaGetErrorString(status)};
+}
+
 Result<void> launch_illegal_write(StreamRef stream) {
   cudaError_t status = cudaSetDevice(stream.device().index);
   if (status == cudaSuccess) {

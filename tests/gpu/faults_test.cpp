@@ -91,6 +91,7 @@ class GpuFaultChild : public testing::Test {
     options.devices.devices.push_back("host:0");
     options.on_fault = [this](const DeviceFault&) { ++told_; };
     engine_ = std::make_unique<Engine>(must(Engine::create(options)));
+    must(load_illegal_write(kFirst));
     cpu_ = must(engine_->load(digits::config("cpu", cache_.path(), {DeviceId::host(0)})));
     for (unsigned i = 0; i < 10; ++i) samples_.push_back(digits::sample(cpu_, 1 + i % 4, i));
   }
