@@ -8,6 +8,7 @@ beside those of the loops by hand. --check changes nothing and ends with 1 when 
 library only.
 """
 
+import collections
 import json
 import sys
 from pathlib import Path
@@ -34,7 +35,8 @@ def machines(all_records):
     lines = []
     for record in all_records:
         about = record["machine"]
-        gpus = "".join(f"{gpu}, " for gpu in about.get("gpus", []))
+        counts = collections.Counter(about.get("gpus", []))
+        gpus = "".join(f"{count} x {gpu}, " if count > 1 else f"{gpu}, " for gpu, count in counts.items())
         line = (f"{gpus}{about['processor']}, {about['cores']} cores, recorded {record['recorded']}, commit {record['commit'][:10]}"
                 f"{' with changes' if record['modified'] else ''}")
         if line not in lines:
@@ -75,6 +77,13 @@ def beside_loops(all_records):
             lines.append(f"| {cell(record['what'])} | {result['items_per_s']:,.0f}/s | {direct['items_per_s']:,.0f}/s |"
                          f" {direct['ratio']:.3f} ({spread['low']:.3f} to {spread['high']:.3f}) | {naive} |")
             used.append(record)
+    scaled = [record for record in all_records if record["cell"].startswith("gpu_scaling")]
+    if scaled:
+        lines += ["", "| on several GPUs | Millrace | of one GPU |", "|---|---|---|"]
+    for record in scaled:
+        rate = next(entry["value"] for entry in record["stated"] if entry["what"] == "items/s")
+        lines.append(f"| {cell(record['what'])} | {rate}/s | {record['bars'][0]['value']} |")
+    used += scaled
     return lines + ["", "Machine: " + "; ".join(machines(used)) + "."] if used else ["Nothing has been recorded yet."]
 
 
