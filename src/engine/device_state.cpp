@@ -379,6 +379,17 @@ static std::optional<Error> check_late_shapes(const PlanState& plan, const Batch
   return std::nullopt;
 }
 
+static void count_succeeded(const PlanState& plan, const BatchSlot& slot) {
+  std::uint64_t moved = 0;
+  for (const RequestState* request : slot.requests) {
+    moved += request->location != 0 && request->location != plan.location ? 1 : 0;
+  }
+  PlanState::Figures& figures = *plan.figures;
+  figures.requests.fetch_add(slot.requests.size(), std::memory_order_relaxed);
+  figures.items.fetch_add(static_cast<std::uint64_t>(slot.items), std::memory_order_relaxed);
+  if (moved > 0) figures.moved.fetch_add(moved, std::memory_order_relaxed);
+}
+
 void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint ended) {
   ModelState& model = *plan.model;
   PlanState::Figures& figures = *plan.figures;
@@ -407,6 +418,7 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
   }
   // Before the answers: who has them all finds all timelines.
   if (timelines_.on()) trace(plan, slot, count, error.has_value(), ended);
+  if (!error) count_succeeded(plan, slot);
   std::int64_t first_item = 0;
   for (RequestState* request : slot.requests) {
     const std::int64_t items = request->items;
@@ -416,11 +428,6 @@ void DeviceState::answer_batch(PlanState& plan, LaneState& lane, BatchSlot& slot
       request->release_tensors();
       model.answer(*request, *error, delivery_);
     } else {
-      figures.requests.fetch_add(1, std::memory_order_relaxed);
-      figures.items.fetch_add(static_cast<std::uint64_t>(items), std::memory_order_relaxed);
-      if (request->location != 0 && request->location != plan.location) {
-        figures.moved.fetch_add(1, std::memory_order_relaxed);
-      }
       Response response = response_for(plan, slot, *request, first_item);
       request->release_tensors();
       model.answer(*request, std::move(response), delivery_);

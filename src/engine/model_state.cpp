@@ -278,10 +278,12 @@ DeviceState* ModelState::staging() const noexcept {
 Result<void> ModelState::stage_input(NamedTensor& input, std::size_t index,
                                      RequestState& state) const {
   TensorView& view = input.view;
-  if (view.type == DataType::bytes || own_memory_of(view.device)) return {};
+  const bool strided = !view.contiguous();
+  if ((!strided && !staging_) || view.type == DataType::bytes || own_memory_of(view.device)) {
+    return {};
+  }
   MILLRACE_ASSIGN(const std::size_t bytes, view.bytes());
   if (bytes == 0) return {};
-  const bool strided = !view.contiguous();
   DeviceState* const staging = this->staging();
   if (!strided && (!staging || staging->device()->pinned(view.data, bytes))) return {};
 
