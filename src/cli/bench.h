@@ -24,7 +24,7 @@ struct BenchCell {
   Measurement measurement;
   std::vector<Comparison> comparisons;
   std::string first_error;
-  bool graphs_asked = false;  // explicitly, by the option graphs=on
+  bool graphs_asked = false;   // explicitly, by the option graphs=on
   std::optional<Error> fault;  // a device failed for good
 
   /// Of the batches measured, those that were to run as graphs and did not; 0 to 1.

@@ -176,8 +176,7 @@ std::string devices_table(std::span<const BenchCell> cells) {
       table.add(
           {to_string(device.device), cell.info.name,
            format_rate(per_second(device.items, measurement)),
-           format_percent(share(static_cast<double>(device.items),
-                                items_of(measurement))),
+           format_percent(share(static_cast<double>(device.items), items_of(measurement))),
            format_percent(
                share(seconds_of(device.device_time), device_seconds(cells, device.device))),
            time(0.5), time(0.99),
@@ -199,9 +198,8 @@ Json devices_json(const BenchCell& cell, std::span<const BenchCell> together) {
          {"requests_per_s", rounded(per_second(device.requests, measurement), 1)},
          {"batches", device.batches},
          {"moved_requests", device.moved_requests},
-         {"share_of_model", rounded(share(static_cast<double>(device.items),
-                                          items_of(measurement)),
-                                    4)},
+         {"share_of_model",
+          rounded(share(static_cast<double>(device.items), items_of(measurement)), 4)},
          {"share_of_device",
           rounded(share(seconds_of(device.device_time), device_seconds(together, device.device)),
                   4)},

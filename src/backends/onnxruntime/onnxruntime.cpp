@@ -2,9 +2,9 @@
 
 #include <fstream>
 
+#include "backends/onnx_file.h"
 #include "backends/onnxruntime/lane.h"
 #include "backends/onnxruntime/library.h"
-#include "backends/onnx_file.h"
 #include "backends/onnxruntime/session.h"
 #include "base/text.h"
 #include "base/try.h"
