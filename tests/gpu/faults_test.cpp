@@ -90,6 +90,7 @@ class GpuFaultChild : public testing::Test {
     for (int i = 0; i < gpus; ++i) options.devices.devices.push_back(to_string(DeviceId::cuda(i)));
     options.devices.devices.push_back("host:0");
     options.on_fault = [this](const DeviceFault&) { ++told_; };
+    options.others_take_over = true;
     engine_ = std::make_unique<Engine>(must(Engine::create(options)));
     must(load_illegal_write(kFirst));
     cpu_ = must(engine_->load(digits::config("cpu", cache_.path(), {DeviceId::host(0)})));
