@@ -80,6 +80,9 @@ DeviceState::DeviceState(DeviceRef device, const EngineOptions& options, FaultBo
       loader_("mr-loader-" + std::to_string(device->id().index)),
       delivery_(executor) {
   start_annotations();
+  if (options.on_fault) {
+    reporter_ = std::make_unique<TaskThread>("mr-fault-" + std::to_string(device->id().index));
+  }
   if (inline_) {
     waker_.redirect([](void* self) noexcept { static_cast<DeviceState*>(self)->drive(); }, this);
   }
@@ -91,6 +94,7 @@ DeviceState::~DeviceState() { stop(); }
 
 bool DeviceState::stop() {
   if (driver_.joinable()) {
+    if (reporter_) reporter_->call([] {});  // it may still ask the loader and the driver for things
     loader_.call([] {});  // what it still prepares may have something to say to the driver
     stop_.store(true, std::memory_order_release);
     wake_driver_thread();
@@ -247,7 +251,7 @@ bool DeviceState::complete_finished() {
 }
 
 void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
-  const Annotation completing(plan.model->config().name, ": complete batch ", slot.number);
+  const Annotation completing(plan.name(), ": complete batch ", slot.number);
   now_ = Clock::now();
   // Once a device is lost, what the others have done counts only if their streams say so.
   const bool suspect = faults_.any() || (host_ && host_->broken()) ||
@@ -545,7 +549,8 @@ void DeviceState::lose_device(Error fault) {
   lost_.store(true, std::memory_order_seq_cst);
   for (PlanState* plan : plans_) give_up_lost(*plan, fault);
   if (options_.on_fault) {
-    loader_.post([this, report] {
+    // Neither the driver nor the loader: it may unload models, which needs both.
+    reporter_->post([this, report] {
       try {
         options_.on_fault(report);
       } catch (const std::exception& error) {
@@ -874,7 +879,7 @@ bool DeviceState::something_to_do(TimePoint until) const {
 
 /// Devices whose streams cannot wake a thread do it for the oldest batch of each lane.
 void DeviceState::ask_for_wakes() {
-  if (device_->id().kind == DeviceKind::host) return;
+  if (device_->id().kind == DeviceKind::host || lost()) return;
   for (PlanState* plan : plans_) {
     for (auto& lane : plan->lanes) {
       if (lane->in_flight.empty()) continue;

@@ -150,6 +150,7 @@ class DeviceState {
   Waker waker_;
   Waker sleeper_;  // the driver thread's, where `waker_` is redirected
   TaskThread loader_;
+  std::unique_ptr<TaskThread> reporter_;  // calls `on_fault`; null without one
 
   std::mutex mutex_;
   std::vector<std::function<void()>> commands_;  // guarded by mutex_

@@ -54,7 +54,8 @@ TEST(DeviceState, ItsThreadsRunNearTheDevice) {
   Executor executor(1);
   TimelineRing timelines(0);
   FaultBoard faults;
-  DeviceState state(&device, EngineOptions(), faults, executor, timelines);
+  const EngineOptions options;
+  DeviceState state(&device, options, faults, executor, timelines);
   EXPECT_FALSE(state.stop());
   EXPECT_THAT(device.threads(), testing::UnorderedElementsAre("mr-driver-3", "mr-loader-3"));
 }

@@ -169,11 +169,15 @@ void Ensemble::place_intermediates() {
   for (Step& from : steps_) {
     for (Wire& output : from.outputs) {
       for (const Step& to : steps_) {
-        const bool takes = std::any_of(to.inputs.begin(), to.inputs.end(), [&](const Wire& input) {
-          return input.tensor == output.tensor;
-        });
-        if (takes && !takes_from_devices(*from.model, *to.model)) {
-          output.placement = OutputPlacement::automatic;
+        for (const Wire& input : to.inputs) {
+          if (input.tensor != output.tensor) continue;
+          const auto& infos = to.model->info().inputs;
+          const bool read_by_host = std::any_of(
+              infos.begin(), infos.end(),
+              [&input](const TensorInfo& info) { return info.name == input.name && info.on_host; });
+          if (read_by_host || !takes_from_devices(*from.model, *to.model)) {
+            output.placement = OutputPlacement::automatic;
+          }
         }
       }
     }

@@ -339,9 +339,33 @@ struct CallGuard {
   ~CallGuard() { model.finished_one(); }
 };
 
+/// Gives a request's count back unless somebody is to answer it.
+class RequestGuard {
+ public:
+  explicit RequestGuard(ModelState& model) : model_(&model) {}
+  RequestGuard(const RequestGuard&) = delete;
+  RequestGuard& operator=(const RequestGuard&) = delete;
+  ~RequestGuard() {
+    if (model_) model_->finished_one();
+  }
+  void hand_over() noexcept { model_ = nullptr; }
+
+ private:
+  ModelState* model_;
+};
+
 }  // namespace
 
 Result<Lease> ModelState::submit(Request request, Callback callback, RequestState** out) {
+  // One for the request and one for this call, which goes on after the request may have been
+  // answered. First of all: until then the model may be unloaded, plans and all.
+  outstanding_.fetch_add(2, std::memory_order_acq_rel);
+  const CallGuard call{*this};
+  RequestGuard counted(*this);
+  if (!open_.load(std::memory_order_acquire)) {
+    std::lock_guard lock(mutex_);
+    return no_lane_ ? *no_lane_ : closed_reason_;
+  }
   RequestState* state = RequestState::make();
   Lease engines = Lease::adopt(state);
   if (Result<void> valid = validate(request, *state); !valid) return std::move(valid).error();
@@ -364,18 +388,9 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
   state->callback = std::move(callback);
   state->may_spin = staging_ && staging_->callers_may_spin();
   Lease callers = engines;
-
-  // One for the request and one for this call, which goes on after the request may have been
-  // answered.
-  outstanding_.fetch_add(2, std::memory_order_acq_rel);
-  const CallGuard call{*this};
-  if (!open_.load(std::memory_order_acquire)) {
-    finished_one();
-    std::lock_guard lock(mutex_);
-    return no_lane_ ? *no_lane_ : closed_reason_;
-  }
   *out = state;
   if (ensemble_) {
+    counted.hand_over();
     (void)state->claim(RequestState::Stage::running);
     (void)ensemble_->start(std::move(engines), *state);
     return callers;
@@ -387,9 +402,9 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
   });
   if (!queued) {
     counters_.rejected.fetch_add(1, std::memory_order_relaxed);
-    finished_one();
     return std::move(queued).error();
   }
+  counted.hand_over();
   (void)engines.release();  // now the queue's: whoever answers adopts it again
   // The device may have been lost after the look at it in `validate` and before the request was to
   // be found in the queue.

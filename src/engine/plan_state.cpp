@@ -300,15 +300,18 @@ void PlanState::fill_pools() {
   if (!apart_) return;
   const std::size_t batches = lanes.size() * static_cast<std::size_t>(config_.slots) + kAnswersHeld;
   std::vector<Block> blocks;
-  std::size_t total = 0;
+  std::size_t left = kMostFilledBytes;
   for (const auto& [bytes, count] : answer_blocks()) {
+    const std::size_t share = left / 2;  // so that smaller ones get some
+    std::size_t taken = 0;
     for (std::size_t i = 0; i < batches * count; ++i) {
-      if (total + bytes > kMostFilledBytes) return;
+      if (taken + bytes > share) break;
       Result<Block> block = device_.pinned_pool().take(bytes);
       if (!block) return;  // it is asked for again when it is needed, and that request is told
-      total += bytes;
+      taken += bytes;
       blocks.push_back(std::move(*block));
     }
+    left -= taken;
   }
 }
 
@@ -632,6 +635,7 @@ void PlanState::prepare_in_place(LaneState& lane, const AddressKey& key) {
       if (prepared) {
         at->second.by_lane[static_cast<std::size_t>(lane.index)] = *prepared;
       } else {
+        --in_place_count_;
         at->second.misses = INT_MIN / 2;  // not again soon
       }
     });
@@ -657,10 +661,13 @@ Result<ShapeKey> PlanState::prepare_for(LaneState& lane, const AddressKey& key) 
     outputs[i].view = block_view(info.outputs[i], data, key.items, device);
   }
   BatchStatus status;
+  // First what a run with a context of its own takes; most share one.
   MILLRACE_TRY(reservation_.grow(prepared_bytes_));
+  const std::size_t before = lane.lane->memory().total();
   Result<ShapeKey> prepared =
       lane.lane->prepare(BatchIo{inputs, outputs, {}, {}, &status, kNoSlot});
-  if (!prepared) reservation_.shrink(prepared_bytes_);
+  const std::size_t taken = lane.lane->memory().total() - before;
+  reservation_.shrink(prepared_bytes_ - std::min(prepared_bytes_, taken));
   return prepared;
 }
 
@@ -771,7 +778,7 @@ Result<void> PlanState::stage_input(BatchSlot& slot, std::size_t input, StreamRe
   for (const RequestState* request : slot.requests) {
     const TensorView& source = request->request.inputs[input].view;
     MILLRACE_ASSIGN(const std::size_t part, source.bytes());
-    if (reached_by_device(source.device)) {
+    if (gathers_from(source)) {
       append_pieces(source, target, slot.pieces);
     } else {
       MILLRACE_TRY(copy_from_afar(source, target, stream));
@@ -798,6 +805,13 @@ Result<void> PlanState::await_input(const RequestState& request, std::size_t inp
 /// Whether the device itself reads and writes memory on `other`.
 bool PlanState::reached_by_device(DeviceId other) const {
   return other.is_host_memory() || device_.device()->reaches(other);
+}
+
+/// Whether a view is read by the one piece of work that gathers a batch. Dense memory of another
+/// device is copied instead: it may come from a pool that only copies reach.
+bool PlanState::gathers_from(const TensorView& view) const {
+  if (view.device.is_host_memory() || view.device == device_.device()->id()) return true;
+  return reached_by_device(view.device) && (!apart_ || !view.contiguous());
 }
 
 /// Devices that compute in host memory reach no GPU's.
@@ -1032,7 +1046,7 @@ Result<void> PlanState::scatter_apart(BatchSlot& slot, StreamRef stream) {
           plan_info().outputs[i].batch_axis == 0 ? slice(from, first, request->items) : from;
       MILLRACE_TRY(check_room(i, part, wanted.target));
       if (wanted.target.ready) MILLRACE_TRY(stream.wait(wanted.target.ready));
-      if (reached_by_device(wanted.target.device)) {
+      if (gathers_from(wanted.target)) {
         MILLRACE_TRY(add(wanted.target.data, part.data, part));
       } else {
         MILLRACE_TRY(copy_from_afar(part, wanted.target.data, stream));

@@ -180,6 +180,7 @@ class PlanState {
   [[nodiscard]] const Plan& plan() const noexcept { return *plan_; }
   [[nodiscard]] const PlanInfo& plan_info() const noexcept { return plan_->info(); }
   [[nodiscard]] ModelInfo::Placement placement() const;
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& backend_name() const noexcept { return backend_name_; }
   [[nodiscard]] const std::string& backend_reason() const noexcept { return backend_reason_; }
   [[nodiscard]] const BatchPolicy& batching() const noexcept { return batching_; }
@@ -237,6 +238,7 @@ class PlanState {
       std::span<RequestState* const> requests) const;
   bool choose_in_place(BatchSlot& slot);
   [[nodiscard]] bool lies_here(const BatchSlot& slot) const;
+  [[nodiscard]] bool gathers_from(const TensorView& view) const;
   void prepare_in_place(LaneState& lane, const AddressKey& key);
   Result<ShapeKey> prepare_for(LaneState& lane, const AddressKey& key);
   Result<void> try_stage(BatchSlot& slot);

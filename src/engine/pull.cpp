@@ -13,6 +13,8 @@ constexpr Duration kShortestWait = std::chrono::microseconds(50);
 PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
                          std::span<const DeviceLoad> loads, TimePoint now) {
   if (data_device.is_host_memory() || data_device == puller) return {true};
+  // What computes in the host's memory does not reach a GPU's.
+  if (data_device.kind == DeviceKind::cuda && puller.kind == DeviceKind::host) return {false};
   for (const DeviceLoad& load : loads) {
     if (load.device != data_device) continue;
     if (load.lost) return {false};

@@ -41,8 +41,8 @@ struct PullDecision {
 
 /// Whether `puller` may take a request of `bytes` bytes whose inputs lie on `data_device`. Data in
 /// ordinary host memory may go anywhere; data on a device goes to that device, unless it does not
-/// run the model, is unusable, or waiting for it costs more than moving; data on a device that is
-/// lost goes nowhere. Decides, never acts.
+/// run the model, is unusable, or waiting for it costs more than moving; data on a GPU goes to no
+/// host device, and data on a device that is lost nowhere. Decides, never acts.
 [[nodiscard]] PullDecision choose_pull(DeviceId data_device, std::size_t bytes, DeviceId puller,
                                        std::span<const DeviceLoad> loads, TimePoint now);
 

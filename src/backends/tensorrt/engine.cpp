@@ -310,6 +310,9 @@ bool LoadedEngine::data_dependent() const noexcept {
                      [](const Binding& output) { return output.data_dependent; });
 }
 
+/// Of a profile that does not take a value which the host reads: only without any other.
+constexpr std::int64_t kFarOff = std::int64_t{1} << 48;
+
 int LoadedEngine::profile_for(std::span<const TensorView> inputs) const noexcept {
   int best = -1;
   std::int64_t best_distance = INT64_MAX;
@@ -319,6 +322,13 @@ int LoadedEngine::profile_for(std::span<const TensorView> inputs) const noexcept
     std::int64_t distance = 0;
     for (std::size_t i = 0; i < inputs.size() && fits; ++i) {
       const Shape& shape = inputs[i].shape;
+      if (inputs_[i].on_host) {
+        const std::vector<std::int64_t> values = values_of(inputs[i]);
+        for (std::size_t k = 0; k < values.size() && k < profile.least[i].size(); ++k) {
+          const bool taken = values[k] >= profile.least[i][k] && values[k] <= profile.most[i][k];
+          if (!taken) distance += kFarOff;
+        }
+      }
       for (std::size_t d = 0; d < shape.rank(); ++d) {
         fits = fits && shape[d] >= profile.min[i][d] && shape[d] <= profile.max[i][d];
         distance += std::abs(shape[d] - profile.opt[i][d]);

@@ -128,7 +128,8 @@ TensorrtLane::~TensorrtLane() {
 
 void TensorrtLane::abandon() noexcept {
   // The device may still run with all of it.
-  keep_forever(std::move(prepared_), std::move(eager_), std::move(late_), engine_);
+  keep_forever(std::move(prepared_), std::move(callers_), std::move(eager_), std::move(late_),
+               engine_);
   (void)activations_.release();
   (void)nothing_.release();
   stream_.abandon();
@@ -285,6 +286,28 @@ Result<void> TensorrtLane::warm_up(nvinfer1::IExecutionContext& context, const B
   return {};
 }
 
+/// Whether what a graph does depends on host memory, which can only be the context's: it would be
+/// another's by the time that the graph runs.
+static Result<bool> reads_host_memory(cudaGraph_t graph) {
+  std::size_t count = 0;
+  MILLRACE_TRY(check_cuda(cudaGraphGetNodes(graph, nullptr, &count), "cudaGraphGetNodes"));
+  std::vector<cudaGraphNode_t> nodes(count);
+  MILLRACE_TRY(check_cuda(cudaGraphGetNodes(graph, nodes.data(), &count), "cudaGraphGetNodes"));
+  for (const cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type{};
+    MILLRACE_TRY(check_cuda(cudaGraphNodeGetType(node, &type), "cudaGraphNodeGetType"));
+    if (type == cudaGraphNodeTypeKernel || type == cudaGraphNodeTypeMemset ||
+        type == cudaGraphNodeTypeEmpty) {
+      continue;
+    }
+    if (type != cudaGraphNodeTypeMemcpy) return true;
+    cudaMemcpy3DParms copy{};
+    MILLRACE_TRY(check_cuda(cudaGraphMemcpyNodeGetParams(node, &copy), "cudaGraphMemcpyNode"));
+    if (copy.kind != cudaMemcpyDeviceToDevice) return true;
+  }
+  return false;
+}
+
 Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& context) {
   const Annotation capturing("capture ", engine_->name(), ", lane ", index_);
   auto* const stream = static_cast<cudaStream_t>(loader_stream_.ref().native_handle());
@@ -296,6 +319,8 @@ Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& c
   const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owned(graph, &cudaGraphDestroy);
   if (!ran) return ran.error();
   MILLRACE_TRY(check_cuda(ended, "cudaStreamEndCapture"));
+  MILLRACE_ASSIGN(const bool reads_host, reads_host_memory(graph));
+  graphs_read_host_ = graphs_read_host_ || reads_host;
   cudaGraphExec_t executable = nullptr;
   MILLRACE_TRY(check_cuda(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"));
   Graph instantiated(executable);
@@ -319,19 +344,21 @@ Result<TensorrtLane::Context> TensorrtLane::prepare_context(const BatchIo& io) {
   return context;
 }
 
-/// One that a graph for the same shapes was captured from; null when there is none. Graphs for
-/// callers' addresses are captured from it as well: all run one after the other on the lane's
-/// stream, so the memory that a context has of its own can serve them together. To make another
-/// takes many times as long as to capture, and loads kernels.
-nvinfer1::IExecutionContext* TensorrtLane::captured_context(const BatchIo& io) const {
-  for (const auto& prepared : prepared_) {
-    if (!prepared->context || !prepared->graph) continue;
-    const bool same = std::equal(prepared->inputs.begin(), prepared->inputs.end(),
-                                 io.inputs.begin(), io.inputs.end(),
-                                 [](const Shape& a, const TensorView& b) { return a == b.shape; });
-    if (same) return prepared->context.get();
-  }
-  return nullptr;
+/// The context that graphs for callers' addresses in these shapes are captured from. They run one
+/// after the other on the lane's stream, so that the device memory that a context has of its own
+/// can serve them together; see `reads_host_memory` for what they cannot share. To make another
+/// takes many times as long as to capture.
+Result<nvinfer1::IExecutionContext*> TensorrtLane::callers_context(const BatchIo& io) {
+  const auto same = [&io](const Callers& known) {
+    return std::equal(known.inputs.begin(), known.inputs.end(), io.inputs.begin(), io.inputs.end(),
+                      [](const Shape& a, const TensorView& b) { return a == b.shape; });
+  };
+  const auto known = std::find_if(callers_.begin(), callers_.end(), same);
+  if (known != callers_.end()) return known->context.get();
+  Callers made;
+  for (const TensorView& input : io.inputs) made.inputs.push_back(input.shape);
+  MILLRACE_ASSIGN(made.context, prepare_context(io));
+  return callers_.emplace_back(std::move(made)).context.get();
 }
 
 Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
@@ -339,17 +366,20 @@ Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
     return Error{ErrorCode::unsupported,
                  concat("a lane holds at most ", kMostPrepared, " prepared runs")};
   }
+  const bool captures = engine_->graphs() && !capture_failed_;
   auto prepared = std::make_unique<Prepared>();
-  for (const TensorView& input : io.inputs) prepared->inputs.push_back(input.shape);
-  nvinfer1::IExecutionContext* context = io.slot == kNoSlot ? captured_context(io) : nullptr;
-  if (!context) {
+  nvinfer1::IExecutionContext* context = nullptr;
+  if (io.slot == kNoSlot && captures && !graphs_read_host_) {
+    MILLRACE_ASSIGN(context, callers_context(io));
+  } else {
     MILLRACE_ASSIGN(prepared->context, prepare_context(io));
     context = prepared->context.get();
   }
   MILLRACE_TRY(set_addresses(*context, io));
-  if (engine_->graphs() && !capture_failed_) {
+  if (captures) {
     const std::size_t before = engine_->taken_bytes();
     Result<Graph> graph = capture(*context);
+    if (graph && graphs_read_host_ && !prepared->context) return prepare(io);
     if (graph) {
       prepared->graph = std::move(*graph);
       memory_.graph_bytes += grown(before, engine_->taken_bytes());

@@ -36,9 +36,12 @@ class TensorrtLane final : public Lane {
   };
   using Graph = std::unique_ptr<CUgraphExec_st, GraphDeleter>;
   struct Prepared {
-    std::vector<Shape> inputs;
-    Context context;  // null: its graph was captured from another's
+    Context context;  // null: its graph was captured from one of `callers_`
     Graph graph;      // null: runs eagerly, for the reason that was logged
+  };
+  struct Callers {
+    std::vector<Shape> inputs;
+    Context context;
   };
   /// Receives an output whose size is known only after computing.
   class LateOutput;
@@ -59,7 +62,7 @@ class TensorrtLane final : public Lane {
   Result<void> run_eagerly(ShapeKey key, const BatchIo& io);
   Result<void> warm_up(nvinfer1::IExecutionContext& context, const BatchIo& io);
   Result<Graph> capture(nvinfer1::IExecutionContext& context);
-  nvinfer1::IExecutionContext* captured_context(const BatchIo& io) const;
+  Result<nvinfer1::IExecutionContext*> callers_context(const BatchIo& io);
   Result<nvinfer1::IExecutionContext*> eager_context(const BatchIo& io);
   Result<void> finish_late_outputs(const BatchIo& io);
 
@@ -74,11 +77,13 @@ class TensorrtLane final : public Lane {
   std::vector<Context> eager_;                    // by profile
   std::vector<std::vector<Shape>> eager_shapes_;  // by profile: of the last run
   Stream loader_stream_;                          // of what prepares
+  std::vector<Callers> callers_;                  // the loader's
   /// Never moved: the driver reads it while the loader adds to it.
   std::vector<std::unique_ptr<Prepared>> prepared_;
   std::vector<std::unique_ptr<LateOutput>> late_;  // by output; null where the size is known
   bool capture_failed_ = false;
-  std::string why_not_captured_;  // written once, before a run of which it is true is handed out
+  bool graphs_read_host_ = false;  // so that each needs a context of its own
+  std::string why_not_captured_;   // written once, before a run of which it is true is handed out
 };
 
 }  // namespace millrace::tensorrt
