@@ -63,8 +63,8 @@ struct EngineOptions {
   /// of their model. If not, all that wait for that model are answered with the fault. Off until
   /// it is shown on hardware that the other GPUs of the process still compute what is right.
   bool others_take_over = false;
-  /// Called once for each device that fails for good, on a thread of its own, which may block and may
-  /// unload models, but must not end the engine: the process should finish what it can and be
+  /// Called once for each device that fails for good, on a thread of its own, which may block and
+  /// may unload models, but must not end the engine: the process should finish what it can and be
   /// restarted. See also `Engine::faults`.
   std::function<void(const DeviceFault&)> on_fault{};
 };
