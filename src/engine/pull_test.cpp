@@ -70,6 +70,13 @@ TEST(ChoosePull, NobodyTakesWhatLiesOnADeviceThatIsLost) {
   EXPECT_EQ(decision.ask_again, TimePoint::max());
 }
 
+TEST(ChoosePull, WhatComputesInHostMemoryTakesNothingFromAGpu) {
+  const std::vector<DeviceLoad> loads = {
+      {kFirst}, {DeviceId::cuda(0), true, std::chrono::seconds(10), kMove}};
+  EXPECT_FALSE(choose_pull(DeviceId::cuda(0), 1000, kFirst, loads, kNow).pull);
+  EXPECT_TRUE(choose_pull(DeviceId::cuda(0), 1000, DeviceId::cuda(1), loads, kNow).pull);
+}
+
 TEST(ChoosePull, TheCostIsThatOfTheDeviceWithTheData) {
   const DeviceLoad near{kFirst, true, milliseconds(1), {microseconds(10), 1e12}};
   const DeviceLoad far{kSecond, true, milliseconds(1), {milliseconds(10), 1e9}};

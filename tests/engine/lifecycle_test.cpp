@@ -36,6 +36,16 @@ TEST(Lifecycle, UnloadingWaitsForWhatIsQueuedAndRunning) {
   EXPECT_TRUE(unloaded);
 }
 
+TEST(Lifecycle, DataOnADeviceDoesNotReachAModelThatIsGone) {
+  Engine engine = make_engine();
+  const Model model = must(engine.load(named_one("m", "reference:identity")));
+  must(engine.unload("m", kGuard));
+  const Numbers numbers;
+  Request request = numbers.request();
+  request.inputs[0].view.device = engine.devices()[0]->id();
+  expect_error(model.infer(std::move(request)), ErrorCode::unavailable);
+}
+
 TEST(Lifecycle, UnloadingThatTakesTooLongSaysSoAndMayBeAskedForAgain) {
   Engine engine = make_engine();
   const Model model = must(engine.load(named_one("m", "reference:identity")));
