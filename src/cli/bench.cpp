@@ -243,6 +243,7 @@ Result<Station> make_station(const Options& options, const OpenModels& open, std
 
 Result<void> measure_all(const Options& options, std::vector<Station>& stations) {
   std::vector<MeasuredLoad> loads;
+  loads.reserve(stations.size());
   for (const Station& station : stations)
     loads.push_back({station.load.get(), &station.one->model});
   Progress progress("measuring", 0, "requests");

@@ -236,6 +236,7 @@ Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
   }
   if (error) return *std::move(error);
   std::vector<Measurement> measured;
+  measured.reserve(courses.size());
   for (Course& course : courses) measured.push_back(course.finish(stable, whole, resident));
   return measured;
 }
