@@ -12,20 +12,6 @@
 namespace millrace::cli {
 namespace {
 
-bool is_floating(DataType type) noexcept {
-  switch (type) {
-    case DataType::fp16:
-    case DataType::bf16:
-    case DataType::fp32:
-    case DataType::fp64:
-    case DataType::fp8_e4m3:
-    case DataType::fp8_e5m2:
-      return true;
-    default:
-      return false;
-  }
-}
-
 // Of the largest magnitude expected.
 double tolerance_of(DataType type) noexcept {
   switch (type) {
@@ -93,11 +79,6 @@ Result<Tensor> random_strings(const Shape& shape, std::size_t count, std::mt1993
   }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   return Tensor::of_strings(views, shape);
-}
-
-std::string_view element_text(const TensorView& view, std::size_t i) {
-  const char* block = static_cast<const char*>(view.data);
-  return {block + view.offsets[i], static_cast<std::size_t>(view.offsets[i + 1] - view.offsets[i])};
 }
 
 std::string text_of(const TensorView& view) {

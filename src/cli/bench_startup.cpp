@@ -16,6 +16,7 @@
 
 #include "cli/bench_inputs.h"
 #include "cli/bench_measure.h"
+#include "cli/child_arguments.h"
 #include "direct/machine.h"
 
 namespace millrace::cli {
@@ -35,14 +36,6 @@ struct Child {
   std::string output;
   int status = 0;  // as waitpid has it
 };
-
-std::vector<char*> pointers_to(std::vector<std::string>& texts) {
-  std::vector<char*> pointers;
-  pointers.reserve(texts.size() + 1);
-  for (std::string& text : texts) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
 
 Error system_error(const char* what, int reason) {
   return {ErrorCode::unavailable, std::string("--startup: ") + what + ": " + std::strerror(reason)};

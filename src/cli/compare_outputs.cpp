@@ -11,23 +11,9 @@
 namespace millrace::cli {
 namespace {
 
-bool is_exact(DataType type) noexcept {
-  switch (type) {
-    case DataType::fp16:
-    case DataType::bf16:
-    case DataType::fp32:
-    case DataType::fp64:
-    case DataType::fp8_e4m3:
-    case DataType::fp8_e5m2:
-      return false;
-    default:
-      return true;
-  }
-}
-
-std::string_view text_of(const TensorView& view, std::int64_t i) {
-  const char* const block = static_cast<const char*>(view.data);
-  return {block + view.offsets[i], static_cast<std::size_t>(view.offsets[i + 1] - view.offsets[i])};
+bool same_text(const TensorView& a, const TensorView& b, std::int64_t i) noexcept {
+  const auto element = static_cast<std::size_t>(i);
+  return element_text(a, element) == element_text(b, element);
 }
 
 }  // namespace
@@ -45,13 +31,13 @@ void OutputComparison::add(const TensorView& reference, const TensorView& found)
   const Result<std::int64_t> count = element_count(reference.shape);
   if (!count.ok()) return;
   elements_ += static_cast<std::uint64_t>(*count);
-  exact_ = is_exact(reference.type);
+  exact_ = !is_floating(reference.type);
   for (std::int64_t i = 0; i < *count; ++i) {
     const double a = texts ? 0 : element_value(reference, i);
     const double b = texts ? 0 : element_value(found, i);
     if (exact_) {
       ++rows_;
-      agreeing_ += texts ? text_of(reference, i) == text_of(found, i) : a == b;
+      agreeing_ += texts ? same_text(reference, found, i) : a == b;
     }
     if (!texts) add_number(a, b);
   }

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "cli/bench_measure.h"
+#include "cli/child_arguments.h"
 #include "cli/print.h"
 
 namespace millrace::cli {
@@ -78,14 +79,6 @@ std::vector<std::string> environment_with(const std::string& folder) {
   variables.emplace_back("PYTHONDONTWRITEBYTECODE=1");
   variables.emplace_back("ORT_DISABLE_TELEMETRY=1");
   return variables;
-}
-
-std::vector<char*> pointers_to(std::vector<std::string>& texts) {
-  std::vector<char*> pointers;
-  pointers.reserve(texts.size() + 1);
-  for (std::string& text : texts) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
 }
 
 // A running program, whose output comes line by line. In a process group of its own, so that Ctrl-C

@@ -822,7 +822,8 @@ Result<void> PlanState::check_reach(const TensorView& view) const {
                       device_.device()->id(), " does not reach; bring it to the host first")};
 }
 
-/// Between GPUs without direct access to each other: the driver takes the way over the host.
+/// A copy between devices. Where they have no direct access to each other, CUDA's driver takes the
+/// way over the host.
 Result<void> PlanState::copy_from_afar(const TensorView& source, void* target,
                                        StreamRef stream) const {
   MILLRACE_TRY(check_reach(source));

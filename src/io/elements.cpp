@@ -127,4 +127,23 @@ double element_value(const TensorView& view, std::int64_t i) noexcept {
   return 0;
 }
 
+std::string_view element_text(const TensorView& view, std::size_t i) noexcept {
+  const char* block = static_cast<const char*>(view.data);
+  return {block + view.offsets[i], static_cast<std::size_t>(view.offsets[i + 1] - view.offsets[i])};
+}
+
+bool is_floating(DataType type) noexcept {
+  switch (type) {
+    case DataType::fp16:
+    case DataType::bf16:
+    case DataType::fp32:
+    case DataType::fp64:
+    case DataType::fp8_e4m3:
+    case DataType::fp8_e5m2:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace millrace

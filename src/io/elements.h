@@ -1,7 +1,9 @@
 // Single elements of tensors as numbers, whatever their type.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <millrace/tensor.h>
 
@@ -20,5 +22,9 @@ namespace millrace {
 /// Element i (counted in memory order) of contiguous host memory as a number; not for BYTES. 64-bit
 /// integers beyond 2^53 are rounded.
 [[nodiscard]] double element_value(const TensorView& view, std::int64_t i) noexcept;
+/// Element i of a BYTES tensor in host memory.
+[[nodiscard]] std::string_view element_text(const TensorView& view, std::size_t i) noexcept;
+/// Whether results of that type are rounded: all floating-point types, of any width.
+[[nodiscard]] bool is_floating(DataType type) noexcept;
 
 }  // namespace millrace
