@@ -51,7 +51,8 @@ function(millrace_find_archive name header archive)
   endif()
   add_library(${name} STATIC IMPORTED)
   set_target_properties(${name} PROPERTIES IMPORTED_LOCATION "${${variable}}"
-                        INTERFACE_INCLUDE_DIRECTORIES "${${variable}_INCLUDE}")
+                        INTERFACE_INCLUDE_DIRECTORIES "${${variable}_INCLUDE}"
+                        INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${${variable}_INCLUDE}")
 endfunction()
 
 find_package(Threads REQUIRED)
@@ -64,6 +65,36 @@ millrace_find_headers(millrace_onnxruntime onnxruntime_c_api.h SUFFIXES onnxrunt
   MINIMUM 21 VERSION_FILE onnxruntime_c_api.h PATTERN "define ORT_API_VERSION ([0-9]+)")
 millrace_find_headers(millrace_xxhash xxhash.h)
 millrace_find_archive(millrace_zlib zlib.h libz.a)
+# Of the server: Boost's headers, and gRPC with everything under it, as static archives that rescan one another.
+millrace_find_headers(millrace_boost boost/beast.hpp
+  MINIMUM 1_81 VERSION_FILE boost/version.hpp PATTERN "BOOST_LIB_VERSION \"([0-9_]+)\"")
+target_compile_definitions(millrace_boost INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_VISIBILITY BOOST_BEAST_USE_STD_STRING_VIEW)
+millrace_find_archive(millrace_ssl openssl/ssl.h libssl.a)
+millrace_find_archive(millrace_crypto openssl/ssl.h libcrypto.a)
+target_include_directories(millrace_crypto SYSTEM INTERFACE "${MILLRACE_FALLBACK}/include/x86_64-linux-gnu")
+target_link_libraries(millrace_crypto INTERFACE ${CMAKE_DL_LIBS} Threads::Threads)
+target_link_libraries(millrace_ssl INTERFACE millrace_crypto)
+millrace_find_archive(millrace_protobuf google/protobuf/message.h libprotobuf.a)
+target_link_libraries(millrace_protobuf INTERFACE millrace_zlib Threads::Threads)
+millrace_find_archive(millrace_grpc_core grpc/grpc.h libgrpc.a)
+set(grpc_archives "${MILLRACE_libgrpc_a}")
+cmake_path(GET MILLRACE_libgrpc_a PARENT_PATH grpc_folder)
+foreach(archive IN ITEMS libgrpc++.a libgrpc++_reflection.a libgpr.a libupb.a libaddress_sorting.a libcares.a libre2.a)
+  if(NOT EXISTS "${grpc_folder}/${archive}")
+    millrace_missing("${archive}")
+  endif()
+  list(APPEND grpc_archives "${grpc_folder}/${archive}")
+endforeach()
+file(GLOB absl_archives "${grpc_folder}/libabsl_*.a")
+add_library(millrace_grpc INTERFACE IMPORTED)
+target_include_directories(millrace_grpc SYSTEM INTERFACE "${MILLRACE_libgrpc_a_INCLUDE}")
+target_link_libraries(millrace_grpc INTERFACE -Wl,--start-group ${grpc_archives} ${absl_archives} -Wl,--end-group
+  millrace_protobuf millrace_ssl millrace_zlib)
+find_program(MILLRACE_PROTOC protoc PATHS "${MILLRACE_DEPS_DIR}/bin" NO_DEFAULT_PATH)
+find_program(MILLRACE_PROTOC protoc REQUIRED)
+find_program(MILLRACE_GRPC_PLUGIN grpc_cpp_plugin PATHS "${MILLRACE_DEPS_DIR}/bin" NO_DEFAULT_PATH)
+find_program(MILLRACE_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
+
 if(MILLRACE_TENSORRT)
   millrace_find_headers(millrace_tensorrt NvOnnxParser.h MINIMUM 10 VERSION_FILE NvInferVersion.h
     PATTERN "_MAJOR[_A-Z]* +([0-9]+)")

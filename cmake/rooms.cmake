@@ -1,6 +1,7 @@
 # Libraries and the program, one list of files per room. A room that does not exist yet is an empty list.
 
-set(MILLRACE_ROOMS base tensor device kernels backends engine io repository diagnose)
+set(MILLRACE_ROOMS base tensor device kernels backends engine io diagnose)
+set(MILLRACE_SERVER_ROOMS repository server)  # a library of their own, which programs that embed the engine do without
 if(MILLRACE_ROOMS_ONLY)  # a part of the library, while another part does not build
   set(MILLRACE_ROOMS ${MILLRACE_ROOMS_ONLY})
 endif()
@@ -60,6 +61,49 @@ target_link_libraries(millrace_core
   PUBLIC Threads::Threads ${CMAKE_DL_LIBS}
   PRIVATE $<BUILD_INTERFACE:millrace_flags> $<BUILD_INTERFACE:millrace_private>)
 
+# What stands in a folder as PROTOCOL.proto becomes code under generated/ with the same path: messages, and where
+# SERVICES is given the stubs of gRPC. The compiler's warnings about it are not ours.
+function(millrace_protocol variable proto)
+  cmake_parse_arguments(PARSE_ARGV 2 MILLRACE "SERVICES" "" "")
+  string(REGEX REPLACE "\\.proto$" "" stem "${proto}")
+  set(root "${CMAKE_BINARY_DIR}/generated/protocol")
+  set(made "${root}/${stem}.pb.cc" "${root}/${stem}.pb.h")
+  set(services)
+  if(MILLRACE_SERVICES)
+    list(APPEND made "${root}/${stem}.grpc.pb.cc" "${root}/${stem}.grpc.pb.h")
+    set(services "--plugin=protoc-gen-grpc=${MILLRACE_GRPC_PLUGIN}" "--grpc_out=${root}")
+  endif()
+  file(MAKE_DIRECTORY "${root}")
+  add_custom_command(OUTPUT ${made} VERBATIM
+    COMMAND "${MILLRACE_PROTOC}" "--proto_path=${CMAKE_CURRENT_SOURCE_DIR}/src" "--cpp_out=${root}" ${services}
+            "${CMAKE_CURRENT_SOURCE_DIR}/src/${proto}"
+    DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/${proto}")
+  set(${variable} ${${variable}} ${made} PARENT_SCOPE)
+endfunction()
+
+if(NOT MILLRACE_ROOMS_ONLY)
+  set(protocol_sources)
+  file(GLOB_RECURSE protocols CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/src" "${CMAKE_CURRENT_SOURCE_DIR}/src/*.proto")
+  foreach(protocol IN LISTS protocols)
+    if(protocol MATCHES "/grpc/")
+      millrace_protocol(protocol_sources ${protocol} SERVICES)
+    else()
+      millrace_protocol(protocol_sources ${protocol})
+    endif()
+  endforeach()
+  add_library(millrace_protocol STATIC ${protocol_sources} "${CMAKE_BINARY_DIR}/generated/empty.cpp")
+  target_include_directories(millrace_protocol SYSTEM PUBLIC "${CMAKE_BINARY_DIR}/generated/protocol")
+  target_link_libraries(millrace_protocol PUBLIC millrace_grpc)
+  set(server_sources)
+  foreach(room IN LISTS MILLRACE_SERVER_ROOMS)
+    millrace_sources(room_sources src/${room})
+    list(APPEND server_sources ${room_sources})
+  endforeach()
+  add_library(millrace_server STATIC ${server_sources})
+  target_link_libraries(millrace_server
+    PUBLIC millrace_core millrace_private millrace_boost millrace_ssl millrace_zlib millrace_protocol PRIVATE millrace_flags)
+endif()
+
 # The hand-written loops that we compare with: the vendors' headers and nothing of ours.
 file(GLOB direct_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/direct/*.cpp")
 list(FILTER direct_sources EXCLUDE REGEX "_(test|main)\\.cpp$")
@@ -79,11 +123,11 @@ endif()
 
 # The command line, apart from `main`, is a library so that its tests can call it.
 millrace_sources(cli_sources src/cli)
-if(cli_sources)
+if(cli_sources AND NOT MILLRACE_ROOMS_ONLY)
   list(FILTER cli_sources EXCLUDE REGEX "/src/cli/main\\.cpp$")
   add_library(millrace_cli STATIC ${cli_sources})
   target_link_libraries(millrace_cli
-    PUBLIC millrace_core millrace_direct millrace_private millrace_cli11 PRIVATE millrace_flags)
+    PUBLIC millrace_server millrace_direct millrace_private millrace_cli11 PRIVATE millrace_flags)
   add_executable(millrace src/cli/main.cpp)
   target_link_libraries(millrace PRIVATE millrace_cli millrace_flags)
   millrace_sanitizer_options(millrace VENDOR)

@@ -3,7 +3,7 @@
 include(GoogleTest)
 
 # Suites that run none but our own code: no frame is suppressed under a sanitizer.
-set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose backends backends-reference
+set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose server backends backends-reference
     backends-tensorrt plugins conformance faults)
 
 # Suites that every change must pass under the sanitizers as well; .ci/run names the same labels.
@@ -20,6 +20,8 @@ function(millrace_test target label)
                              MILLRACE_BINARY="$<TARGET_FILE_DIR:${target}>/millrace")
   if(label MATCHES "^(cli|soak)$")
     target_link_libraries(${target} PRIVATE millrace_cli)
+  elseif(label IN_LIST MILLRACE_SERVER_ROOMS)
+    target_link_libraries(${target} PRIVATE millrace_server)
   endif()
   if(TARGET millrace AND NOT label IN_LIST MILLRACE_PURE_LABELS)
     add_dependencies(${target} millrace)  # whole-program suites run it
@@ -44,7 +46,7 @@ function(millrace_test_if_any target label)
 endfunction()
 
 # Each room: src/ROOM/**/*_test.cpp. The backends have one for each of their folders.
-foreach(room IN LISTS MILLRACE_ROOMS ITEMS cli)
+foreach(room IN LISTS MILLRACE_ROOMS MILLRACE_SERVER_ROOMS ITEMS cli)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/${room}/*_test.cpp")
   if(NOT MILLRACE_CUDA)
     list(FILTER sources EXCLUDE REGEX "/src/device/cuda/")
@@ -162,6 +164,9 @@ foreach(source IN LISTS sources)
     set_tests_properties(fuzz_corpus.${name} PROPERTIES LABELS fuzz TIMEOUT 120)
   endif()
   target_link_libraries(${target} PRIVATE millrace_core millrace_private millrace_flags)
+  if(source MATCHES "/src/(repository|server)/")
+    target_link_libraries(${target} PRIVATE millrace_server)
+  endif()
   millrace_sanitizer_options(${target})
 endforeach()
 file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/fuzz_targets.txt" CONTENT "${MILLRACE_FUZZ_TARGETS}\n")

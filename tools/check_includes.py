@@ -16,7 +16,7 @@ ABOVE = ["base", "tensor", "device", "kernels", "backends", "engine", "repositor
 ROOMS = {room: set(ABOVE[:index]) for index, room in enumerate(ABOVE)}
 ROOMS["io"] = {"base", "tensor"}
 ROOMS["repository"].add("io")  # a configuration states how images become tensors
-ROOMS["cli"] = {"io", "repository", "diagnose"}
+ROOMS["cli"] = {"io", "repository", "server", "diagnose"}
 
 CUDA_ROOMS = {"device", "kernels", "backends"}
 CUDA_HEADER = re.compile(r"^(cuda|cuda_.*|cudart.*|cublas.*|cudnn.*|cufft.*|curand.*|cupti.*|nvml|nvrtc|nvToolsExt|driver_types"

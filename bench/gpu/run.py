@@ -177,7 +177,7 @@ CELLS["gpu_gather"] = Cell("64 requests from separate pinned buffers", AVERAGE,
 # By model and batch: lanes for host memory, and for data on the GPU. Found by trying 1 to 16 of them on an H200; what the best loop by
 # hand takes with a hardware queue for each stream where that loop has more.
 LANES = {("resnet50", 1): (16, 16), ("resnet50", 8): (6, 12), ("resnet50", 128): (4, 2), ("bert", 1): (8, 8), ("bert", 8): (2, 2), ("bert", 32): (2, 2),
-         ("yolov4", 1): (8, 8), ("yolov4", 8): (2, 2)}
+         ("yolov4", 1): (12, 12), ("yolov4", 8): (2, 2)}
 WITHOUT_GRAPHS = {("resnet50", 8)}  # from host memory; so goes the best loop by hand there too
 FILES = {"resnet50": ("ResNet-50", RESNET), "bert": ("BERT-base 384", BERT), "yolov4": ("YOLOv4-608", YOLO)}
 for (name, batch), lanes in LANES.items():
