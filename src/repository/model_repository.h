@@ -1,0 +1,96 @@
+// Folders of models, their versions, and which of them an engine serves.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <millrace/engine.h>
+
+#include "repository/model_config.pb.h"
+
+namespace millrace {
+
+enum class RepositoryMode : std::uint8_t {
+  none,     // all models when it is opened; nothing changes after
+  control,  // those that `load` names ("explicit" on the command line)
+  poll,     // as the folders say, looked at every `poll_interval`
+};
+
+struct RepositoryOptions {
+  std::vector<std::string> folders;
+  RepositoryMode mode = RepositoryMode::none;
+  Duration poll_interval = std::chrono::seconds(15);
+  /// Loaded at the start in mode `control`; "*": all.
+  std::vector<std::string> load_at_start;
+  /// Whether opening fails when a model cannot be loaded; if not, that model is listed as
+  /// unavailable.
+  bool strict = false;
+  /// For models whose configuration names no devices: those of the engine where one can run it.
+  std::map<std::string, std::string> default_options;
+};
+
+/// One version of a model, ready to answer. A lease: the version stays loaded while a copy lives.
+struct ServedModel {
+  std::string name;
+  std::string version;
+  Model model;
+  /// The configuration in force, completed from the model itself.
+  std::shared_ptr<const inference::ModelConfig> config;
+  /// Names of classes by output; empty: none.
+  std::map<std::string, std::vector<std::string>> labels;
+};
+
+struct RepositoryEntry {
+  std::string name;
+  std::string version;  // empty: none was loaded or found
+  std::string state;    // READY, LOADING, UNLOADING, UNAVAILABLE
+  std::string reason;   // for what is not ready
+};
+
+/// What a client may give along with the request to load a model.
+struct LoadParameters {
+  std::string config;  // a configuration as JSON, instead of the file; empty: none
+  std::map<std::string, std::string>
+      files;  // content by path ("1/model.onnx"), instead of the folder's
+};
+
+/// Every function may be called from any thread. Loads of different models go on at the same time.
+class ModelRepository {
+ public:
+  /// Looks through the folders and loads what the mode says. Errors: not_found (a folder),
+  /// invalid_argument (the same model in two folders); with `strict` also those of loading.
+  [[nodiscard]] static Result<std::unique_ptr<ModelRepository>> open(Engine& engine,
+                                                                     RepositoryOptions options);
+  /// Stops watching and unloads everything.
+  ~ModelRepository();
+
+  /// A version that is ready; an empty one: the largest that is. Never waits, except that a model
+  /// which was evicted is loaded again. Errors: not_found (unknown model or version), unavailable
+  /// (known but not ready, and why).
+  [[nodiscard]] Result<std::shared_ptr<const ServedModel>> find(std::string_view name,
+                                                                std::string_view version) const;
+  /// All versions that are ready: of one model, or of all where the name is empty.
+  [[nodiscard]] std::vector<std::shared_ptr<const ServedModel>> served(std::string_view name) const;
+  [[nodiscard]] std::vector<RepositoryEntry> index() const;
+
+  /// Loads a model, or again if its files changed; returns when it is ready. A version that was
+  /// serving goes on until the new one is, and stays if the new one is bad. Errors: not_found,
+  /// invalid_argument, out_of_memory, unsupported; unsupported in modes other than `control`.
+  Result<void> load(std::string_view name, const LoadParameters& parameters);
+  /// Refuses new requests, lets the others finish. Errors: not_found; unsupported as above.
+  Result<void> unload(std::string_view name, bool unload_dependents);
+  /// Whether every model that should be loaded is.
+  [[nodiscard]] bool ready() const;
+
+ private:
+  class State;
+  explicit ModelRepository(std::unique_ptr<State> state) noexcept;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace millrace
