@@ -738,16 +738,37 @@ bool DeviceState::launch_ready() {
   }
 }
 
+namespace {
+
+struct FreeLane {
+  const PlanState& plan;
+  const LaneState& lane;
+
+  static bool suits(const void* context, const RequestState& request) {
+    const auto& self = *static_cast<const FreeLane*>(context);
+    return self.plan.prepared_on(self.lane, request);
+  }
+};
+
+}  // namespace
+
 bool DeviceState::launch_from(PlanState& plan) {
   LaneState& found = *best_lane(plan);
   BatchSlot& first = *found.free_slot();
   now_ = Clock::now();
-  const PullAnswer pulled = plan.model->queue().take(query_for(plan, found), first.requests);
+  PullQuery query = query_for(plan, found);
+  const FreeLane free{plan, found};
+  if (plan.searches()) {
+    query.suits_lane = &FreeLane::suits;
+    query.suits_context = &free;
+  }
+  const PullAnswer pulled = plan.model->queue().take(query, first.requests);
   if (pulled.requests == 0) {
     plan.items_seen = pulled.seen_items;  // another device's driver may have been first
     look_again_ = std::min(look_again_, pulled.wait_until);
     return false;
   }
+  if (query.suits_lane) plan.count_search(pulled.suited);
   LaneState& lane = *plan.lane_for(first.requests, &found);
   BatchSlot& slot = &lane == &found ? first : *lane.free_slot();
   if (&slot != &first) slot.requests.swap(first.requests);

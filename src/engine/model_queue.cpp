@@ -11,6 +11,10 @@ constexpr std::size_t kLookBeyond = 64;
 /// How many shapes one look considers: while the oldest request waits for more of its own shape, a
 /// full batch of another must not.
 constexpr std::size_t kMostShapes = 8;
+/// How many requests are looked through for one that suits the lane, and how often the oldest may
+/// be passed over for one.
+constexpr int kLookForSuiting = 64;
+constexpr int kMostPassedOver = 32;
 
 }  // namespace
 
@@ -165,6 +169,28 @@ BatchDecision ModelQueue::offer_next_shape(const PullQuery& query) {
   return decision;
 }
 
+/// A batch of one request whose data lies on the device runs fastest on a lane that is prepared for
+/// where it lies: of those behind the oldest that are like it, one that suits the lane goes first.
+/// The oldest does not wait for ever, and one with a deadline not at all. True when the one that
+/// goes suits the lane.
+bool ModelQueue::prefer_suiting(const PullQuery& query) {
+  RequestState& oldest = *offered_.front();
+  if (query.suits_lane(query.suits_context, oldest)) return true;
+  if (oldest.passed_over >= kMostPassedOver || oldest.deadline != TimePoint::max()) return false;
+  RequestState* other = List::next(oldest);
+  for (int looked = 0; other && looked < kLookForSuiting; other = List::next(*other), ++looked) {
+    if (other->stage.load(std::memory_order_relaxed) != RequestState::Stage::queued ||
+        other->shape_key != oldest.shape_key || other->items != oldest.items ||
+        !query.suits_lane(query.suits_context, *other)) {
+      continue;
+    }
+    ++oldest.passed_over;
+    offered_.front() = other;
+    return true;
+  }
+  return false;
+}
+
 PullAnswer ModelQueue::peek(const PullQuery& query) {
   std::lock_guard lock(mutex_);
   const BatchDecision decision = offer(query);
@@ -181,6 +207,7 @@ PullAnswer ModelQueue::take(const PullQuery& query, std::vector<RequestState*>& 
   const BatchDecision decision = offer(query);
   PullAnswer answer{0, 0, decision.wait_until};
   answer.seen_items = items();
+  if (query.suits_lane && decision.take == 1) answer.suited = prefer_suiting(query);
   for (std::size_t i = 0; i < decision.take; ++i) {
     RequestState* request = offered_[i];
     if (!request->claim(RequestState::Stage::running)) continue;  // just cancelled

@@ -23,6 +23,10 @@ struct PullQuery {
   TimePoint lane_idle_from;
   Duration lead{};
   Duration batch_time{};
+  /// Whether the free lane has a run prepared for where this request's data lies; null: none has.
+  /// Called under the queue's lock, of single requests that make a batch alone.
+  bool (*suits_lane)(const void* context, const RequestState& request) = nullptr;
+  const void* suits_context = nullptr;
 };
 
 struct PullAnswer {
@@ -31,6 +35,7 @@ struct PullAnswer {
   TimePoint wait_until = TimePoint::max();
   TimePoint earliest_deadline = TimePoint::max();  // among the batch
   std::int64_t seen_items = 0;                     // in the queue when this was decided
+  bool suited = true;  // the lane, where the query asked for that and the batch is one request
 };
 
 /// Bounded by requests and by bytes. Ordered by priority, then by arrival. Within a priority,
@@ -104,6 +109,7 @@ class ModelQueue {
   Level& level_of(int priority);
   BatchDecision offer(const PullQuery& query);
   BatchDecision offer_next_shape(const PullQuery& query);
+  bool prefer_suiting(const PullQuery& query);
   void publish_deadline();
 
   const std::string model_;

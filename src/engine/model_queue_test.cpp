@@ -110,6 +110,76 @@ TEST_F(ModelQueueTest, HigherPrioritiesOvertakeAndKeepTheirOwnOrder) {
   EXPECT_THAT(take(), ElementsAre(b, d, a, e, c));
 }
 
+// -------------------------------------------------------------------------------------------------
+// requests that suit a lane
+
+/// Requests that make a batch alone, on the first device; the lane suits those in `context`.
+class SuitingRequests : public ModelQueueTest {
+ protected:
+  void SetUp() override {
+    batching_.max_items = 1;
+    make_queue();
+  }
+  RequestState* push_here(TimePoint deadline = TimePoint::max()) {
+    return push({.location = 1, .deadline = deadline});
+  }
+  PullAnswer take_for(const std::vector<RequestState*>& suiting) {
+    PullQuery asked = query();
+    asked.suits_context = &suiting;
+    asked.suits_lane = [](const void* context, const RequestState& request) {
+      const auto& all = *static_cast<const std::vector<RequestState*>*>(context);
+      return std::find(all.begin(), all.end(), &request) != all.end();
+    };
+    taken_.clear();
+    return queue_->take(asked, taken_);
+  }
+  std::vector<RequestState*> taken_;
+};
+
+TEST_F(SuitingRequests, GoBeforeOlderOnes) {
+  RequestState* const a = push_here();
+  RequestState* const b = push_here();
+  RequestState* const c = push_here();
+  EXPECT_TRUE(take_for({c}).suited);
+  EXPECT_THAT(taken_, ElementsAre(c));
+  EXPECT_TRUE(take_for({a, b}).suited) << "of several the oldest";
+  EXPECT_THAT(taken_, ElementsAre(a));
+  EXPECT_FALSE(take_for({}).suited);
+  EXPECT_THAT(taken_, ElementsAre(b)) << "where none suits, the oldest";
+}
+
+TEST_F(SuitingRequests, DoNotPassOverTheOldestForEver) {
+  RequestState* const oldest = push_here();
+  int passed = 0;
+  for (; passed < 1000; ++passed) {
+    RequestState* const other = push_here();
+    const bool suited = take_for({other}).suited;
+    EXPECT_EQ(taken_.size(), 1u);
+    if (taken_.front() == oldest) {
+      EXPECT_FALSE(suited);
+      break;
+    }
+  }
+  EXPECT_GT(passed, 0);
+  EXPECT_LT(passed, 100);
+}
+
+TEST_F(SuitingRequests, DoNotPassOverOneWithADeadline) {
+  RequestState* const oldest = push_here(kNow + std::chrono::seconds(1));
+  RequestState* const other = push_here();
+  EXPECT_FALSE(take_for({other}).suited);
+  EXPECT_THAT(taken_, ElementsAre(oldest));
+}
+
+TEST_F(SuitingRequests, AreOfTheSameShapeAndNotWithdrawn) {
+  RequestState* const oldest = push({.shape = 1, .location = 1});
+  RequestState* const other = push({.shape = 2, .location = 1});
+  RequestState* const withdrawn = push({.shape = 1, .location = 1});
+  ASSERT_TRUE(withdrawn->claim(RequestState::Stage::withdrawn));
+  EXPECT_FALSE(take_for({other, withdrawn}).suited);
+  EXPECT_THAT(taken_, ElementsAre(oldest));
+}
+
 TEST_F(ModelQueueTest, PrioritiesComeAndGo) {
   batching_.max_items = 1;
   make_queue();

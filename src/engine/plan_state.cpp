@@ -28,6 +28,10 @@ constexpr std::size_t kMostFilledBytes = std::size_t{256} << 20;
 constexpr std::size_t kAnswersHeld = 2;
 /// Bounds of what is kept for runs in place.
 constexpr std::size_t kMostInPlaceRuns = 256;
+/// Where callers' memory never comes twice, looking for a request that suits a lane is in vain: so
+/// often in a row, and then it is left for so many batches.
+constexpr int kMostSearchesInVain = 16;
+constexpr int kBatchesWithoutSearch = 256;
 constexpr std::size_t kMostAddresses = 4096;
 
 std::size_t aligned(std::size_t bytes) {
@@ -567,6 +571,24 @@ std::optional<AddressKey> PlanState::address_key(std::span<RequestState* const> 
     key.addresses[next + i] = target->data;
   }
   return key;
+}
+
+void PlanState::count_search(bool found) noexcept {
+  if (found) {
+    searches_in_vain_ = 0;
+  } else if (++searches_in_vain_ >= kMostSearchesInVain) {
+    searches_in_vain_ = 0;
+    searches_paused_ = kBatchesWithoutSearch;
+  }
+}
+
+bool PlanState::prepared_on(const LaneState& lane, const RequestState& request) const {
+  RequestState* const only = const_cast<RequestState*>(&request);
+  const std::optional<AddressKey> key = address_key({&only, 1});
+  if (!key) return false;
+  const auto runs = in_place_.find(*key);
+  return runs != in_place_.end() &&
+         runs->second.by_lane[static_cast<std::size_t>(lane.index)] != kEager;
 }
 
 LaneState* PlanState::lane_for(std::span<RequestState* const> requests, LaneState* fallback) {

@@ -193,6 +193,12 @@ class PlanState {
   /// A lane with room that is prepared for the very addresses of these requests, else `fallback`.
   /// The driver's.
   [[nodiscard]] LaneState* lane_for(std::span<RequestState* const> requests, LaneState* fallback);
+  /// Whether to look for a request that suits a lane: some lane is prepared for somebody's own
+  /// memory, and the last searches were not all in vain. Ask once for each batch.
+  [[nodiscard]] bool searches() noexcept { return in_place_count_ > 0 && --searches_paused_ < 0; }
+  void count_search(bool found) noexcept;
+  /// Whether `lane` is prepared for where this request's data lies.
+  [[nodiscard]] bool prepared_on(const LaneState& lane, const RequestState& request) const;
 
   // Set once when published.
   ModelState* model = nullptr;
@@ -278,6 +284,8 @@ class PlanState {
   Reservation reservation_;         // lanes and slots; the weights' is the plan's. The loader's
   std::size_t prepared_bytes_ = 0;  // of one prepared run, as measured. The loader's
   bool runs_in_place_ = false;
+  int searches_paused_ = 0;                                            // the driver's
+  int searches_in_vain_ = 0;                                           // the driver's
   std::size_t in_place_count_ = 0;                                     // the driver's
   std::unordered_map<AddressKey, InPlaceRuns, AddressHash> in_place_;  // the driver's
   std::unique_ptr<Plan> plan_;

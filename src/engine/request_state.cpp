@@ -110,6 +110,7 @@ void RequestState::clear() noexcept {
   pageable_targets = 0;
   expected_end.store(0, std::memory_order_relaxed);
   may_spin = false;
+  passed_over = 0;
   wanted.clear();
   callback = nullptr;
   answer.reset();

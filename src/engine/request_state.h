@@ -79,6 +79,7 @@ class RequestState final : public Lease::Counted {
 
   // The queue's own.
   std::uint64_t sequence = 0;
+  int passed_over = 0;  // for one that suits a lane better
   ListHook<RequestState> in_list;
   HeapPosition in_deadlines;
 
