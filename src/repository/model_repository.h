@@ -12,6 +12,7 @@
 #include <millrace/engine.h>
 
 #include "repository/model_config.pb.h"
+#include "repository/request_policy.h"
 
 namespace millrace {
 
@@ -21,7 +22,15 @@ enum class RepositoryMode : std::uint8_t {
   poll,     // as the folders say, looked at every `poll_interval`
 };
 
+/// Whether models give way when another one is to be loaded and a device's memory is short.
+struct EvictionPolicy {
+  bool enabled = false;
+  /// Only models that nobody asked for in so long, those idle the longest first.
+  Duration idle_for{};
+};
+
 struct RepositoryOptions {
+  /// Each a folder of models, or one model.
   std::vector<std::string> folders;
   RepositoryMode mode = RepositoryMode::none;
   Duration poll_interval = std::chrono::seconds(15);
@@ -30,11 +39,11 @@ struct RepositoryOptions {
   /// Whether opening fails when a model cannot be loaded; if not, that model is listed as
   /// unavailable.
   bool strict = false;
-  /// For models whose configuration names no devices: those of the engine where one can run it.
-  std::map<std::string, std::string> default_options;
+  EvictionPolicy eviction;
 };
 
-/// One version of a model, ready to answer. A lease: the version stays loaded while a copy lives.
+/// One version of a model, ready to answer. A lease: the version stays loaded, and takes requests,
+/// while the pointer that `find` gave lives; what was submitted is answered after that too.
 struct ServedModel {
   std::string name;
   std::string version;
@@ -43,6 +52,11 @@ struct ServedModel {
   std::shared_ptr<const inference::ModelConfig> config;
   /// Names of classes by output; empty: none.
   std::map<std::string, std::vector<std::string>> labels;
+  /// What answers when a request names no outputs: those that the configuration states. Empty: all
+  /// of the model's.
+  std::vector<std::string> default_outputs;
+  /// What becomes of a request's priority and timeout.
+  RequestPolicy requests;
 };
 
 struct RepositoryEntry {
@@ -63,15 +77,16 @@ struct LoadParameters {
 class ModelRepository {
  public:
   /// Looks through the folders and loads what the mode says. Errors: not_found (a folder),
-  /// invalid_argument (the same model in two folders); with `strict` also those of loading.
+  /// invalid_argument (the same model in two folders); with `strict` also those of loading. The
+  /// engine must outlive it.
   [[nodiscard]] static Result<std::unique_ptr<ModelRepository>> open(Engine& engine,
                                                                      RepositoryOptions options);
-  /// Stops watching and unloads everything.
+  /// Stops watching and unloads everything: who still holds a version gets `unavailable`.
   ~ModelRepository();
 
   /// A version that is ready; an empty one: the largest that is. Never waits, except that a model
-  /// which was evicted is loaded again. Errors: not_found (unknown model or version), unavailable
-  /// (known but not ready, and why).
+  /// which was evicted is loaded again; takes no lock and allocates nothing otherwise. Errors:
+  /// not_found (unknown model or version), unavailable (known but not ready, and why).
   [[nodiscard]] Result<std::shared_ptr<const ServedModel>> find(std::string_view name,
                                                                 std::string_view version) const;
   /// All versions that are ready: of one model, or of all where the name is empty.
