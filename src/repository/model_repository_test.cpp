@@ -1,0 +1,379 @@
+#include "repository/model_repository.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "repository/test_folder.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::host_engine;
+using testing::TestFolder;
+using namespace std::chrono_literals;
+
+constexpr std::string_view kIdentity = R"({"kind": "identity", "options": {"shape": "4"}})";
+constexpr std::string_view kBroken = R"({"kind": "identity", "options": {"fail_load": 1}})";
+
+/// A model that answers with one number, by which its versions are told apart: input and output are
+/// `width` long.
+std::string width(int width) {
+  return R"({"kind": "identity", "options": {"shape": ")" + std::to_string(width) + R"("}})";
+}
+
+std::unique_ptr<ModelRepository> opened(Engine& engine, RepositoryOptions options) {
+  Result<std::unique_ptr<ModelRepository>> repository =
+      ModelRepository::open(engine, std::move(options));
+  EXPECT_TRUE(repository.ok()) << (repository.ok() ? "" : repository.error().message);
+  return repository.ok() ? std::move(*repository) : nullptr;
+}
+
+std::int64_t width_of(const ServedModel& served) { return served.model.info().inputs[0].shape[1]; }
+
+Result<Response> ask(const Model& model, int width) {
+  static std::vector<float> values(64, 1.5F);
+  Request request;
+  request.inputs.push_back({"input", TensorView::of(values.data(), {1, width}), {}});
+  return model.infer(std::move(request));
+}
+
+std::string error_of(const auto& result) {
+  return result.ok() ? "no error" : result.error().message;
+}
+
+RepositoryEntry entry_of(const ModelRepository& repository, std::string_view name,
+                         std::string_view version) {
+  for (RepositoryEntry& entry : repository.index()) {
+    if (entry.name == name && entry.version == version) return entry;
+  }
+  return {};
+}
+
+class Repository : public ::testing::Test {
+ protected:
+  std::unique_ptr<ModelRepository> open(RepositoryMode mode = RepositoryMode::none,
+                                        std::vector<std::string> at_start = {}) {
+    RepositoryOptions options;
+    options.folders = {folder_.path()};
+    options.mode = mode;
+    options.load_at_start = std::move(at_start);
+    return opened(engine_, std::move(options));
+  }
+
+  TestFolder folder_;
+  Engine engine_ = host_engine();
+};
+
+TEST_F(Repository, ServesTheLatestVersionWithoutAConfiguration) {
+  folder_.reference("a", 1, width(1));
+  folder_.reference("a", 10, width(3));
+  folder_.reference("a", 9, width(2));
+  const auto repository = open();
+  const auto found = repository->find("a", "");
+  ASSERT_TRUE(found.ok()) << error_of(found);
+  EXPECT_EQ((*found)->version, "10");
+  EXPECT_EQ((*found)->name, "a");
+  EXPECT_EQ(width_of(**found), 3);
+  EXPECT_TRUE(ask((*found)->model, 3).ok());
+  EXPECT_TRUE(repository->find("a", "10").ok());
+  const auto other = repository->find("a", "9");
+  ASSERT_FALSE(other.ok());
+  EXPECT_EQ(other.error().code, ErrorCode::not_found);
+  EXPECT_THAT(other.error().message, HasSubstr("10"));
+  EXPECT_TRUE(repository->ready());
+}
+
+TEST_F(Repository, ServesTheVersionsThatThePolicyChooses) {
+  for (int version = 1; version <= 4; ++version) {
+    folder_.reference("all", version, width(version));
+    folder_.reference("two", version, width(version));
+    folder_.reference("some", version, width(version));
+  }
+  folder_.write("all/config.pbtxt", "version_policy { all {} }");
+  folder_.write("two/config.pbtxt", "version_policy { latest { num_versions: 2 } }");
+  folder_.write("some/config.pbtxt", "version_policy { specific { versions: [ 3, 1 ] } }");
+  const auto repository = open();
+  const auto versions = [&](std::string_view name) {
+    std::string out;
+    for (const auto& served : repository->served(name)) out += served->version;
+    return out;
+  };
+  EXPECT_EQ(versions("all"), "1234");
+  EXPECT_EQ(versions("two"), "34");
+  EXPECT_EQ(versions("some"), "13");
+  EXPECT_EQ(repository->served("").size(), 8U);
+  EXPECT_EQ((*repository->find("some", ""))->version, "3");
+}
+
+TEST_F(Repository, CompletesTheConfiguration) {
+  folder_.reference("a", 1, kIdentity);
+  const auto repository = open();
+  const inference::ModelConfig& config = *(*repository->find("a", ""))->config;
+  EXPECT_EQ(config.name(), "a");
+  EXPECT_EQ(config.backend(), "reference");
+  EXPECT_EQ(config.max_batch_size(), 32);
+  EXPECT_TRUE(config.has_dynamic_batching());
+  ASSERT_EQ(config.input_size(), 1);
+  EXPECT_EQ(config.input(0).name(), "input");
+  EXPECT_EQ(config.input(0).data_type(), inference::TYPE_FP32);
+  ASSERT_EQ(config.input(0).dims_size(), 1);
+  EXPECT_EQ(config.input(0).dims(0), 4);
+  ASSERT_EQ(config.instance_group_size(), 1);
+  EXPECT_EQ(config.instance_group(0).kind(), inference::ModelInstanceGroup::KIND_CPU);
+  EXPECT_EQ(config.default_model_filename(), "model.reference.json");
+}
+
+TEST_F(Repository, AModelThatCannotBeLoadedIsListedAndTheOthersServe) {
+  folder_.reference("good", 1, kIdentity);
+  folder_.reference("bad", 1, kBroken);
+  folder_.write("worse/config.pbtxt", "max_batch_sizes: 3");
+  const auto repository = open();
+  EXPECT_TRUE(repository->find("good", "").ok());
+  const auto bad = repository->find("bad", "");
+  ASSERT_FALSE(bad.ok());
+  EXPECT_EQ(bad.error().code, ErrorCode::unavailable);
+  EXPECT_EQ(entry_of(*repository, "bad", "1").state, "UNAVAILABLE");
+  EXPECT_THAT(entry_of(*repository, "worse", "").reason, HasSubstr("worse/config.pbtxt:1:1: "));
+  EXPECT_FALSE(repository->ready());
+}
+
+TEST_F(Repository, OpeningStrictlyFailsWithTheFirstModelThatDoes) {
+  folder_.reference("bad", 1, kBroken);
+  RepositoryOptions options;
+  options.folders = {folder_.path()};
+  options.strict = true;
+  EXPECT_FALSE(ModelRepository::open(engine_, options).ok());
+  EXPECT_TRUE(engine_.model_names().empty());
+}
+
+TEST_F(Repository, TwoFoldersMayNotHoldTheSameModel) {
+  const TestFolder second;
+  folder_.reference("a", 1, kIdentity);
+  second.reference("a", 1, kIdentity);
+  RepositoryOptions options;
+  options.folders = {folder_.path(), second.path()};
+  const auto repository = ModelRepository::open(engine_, options);
+  ASSERT_FALSE(repository.ok());
+  EXPECT_EQ(repository.error().code, ErrorCode::invalid_argument);
+  options.folders = {folder_.path("nothing")};
+  EXPECT_EQ(ModelRepository::open(engine_, options).error().code, ErrorCode::not_found);
+}
+
+TEST_F(Repository, LoadsAndUnloadsOnRequestInControlMode) {
+  folder_.reference("a", 1, kIdentity);
+  folder_.reference("b", 1, kIdentity);
+  const auto repository = open(RepositoryMode::control, {"b"});
+  EXPECT_EQ(repository->find("a", "").error().code, ErrorCode::unavailable);
+  EXPECT_TRUE(repository->find("b", "").ok());
+  EXPECT_TRUE(repository->ready());
+  ASSERT_TRUE(repository->load("a", {}).ok());
+  EXPECT_TRUE(repository->find("a", "").ok());
+  ASSERT_TRUE(repository->unload("a", false).ok());
+  EXPECT_EQ(repository->find("a", "").error().code, ErrorCode::unavailable);
+  EXPECT_EQ(entry_of(*repository, "a", "1").reason, "unloaded");
+  EXPECT_EQ(repository->load("c", {}).error().code, ErrorCode::not_found);
+  EXPECT_EQ(repository->load("../" + folder_.path(), {}).error().code, ErrorCode::not_found);
+  EXPECT_EQ(repository->unload("c", false).error().code, ErrorCode::not_found);
+  folder_.reference("c", 1, kIdentity);
+  EXPECT_TRUE(repository->load("c", {}).ok());
+}
+
+TEST_F(Repository, RefusesControlInOtherModes) {
+  folder_.reference("a", 1, kIdentity);
+  const auto repository = open();
+  EXPECT_EQ(repository->load("a", {}).error().code, ErrorCode::unsupported);
+  EXPECT_EQ(repository->unload("a", false).error().code, ErrorCode::unsupported);
+}
+
+TEST_F(Repository, AnUnloadedModelAnswersWhoeverHoldsIt) {
+  folder_.reference("a", 1, kIdentity);
+  const auto repository = open(RepositoryMode::control, {"*"});
+  auto held = std::move(repository->find("a", "")).value();
+  ASSERT_TRUE(repository->unload("a", false).ok());
+  EXPECT_EQ(entry_of(*repository, "a", "1").state, "UNLOADING");
+  EXPECT_TRUE(ask(held->model, 4).ok());
+  held.reset();
+  while (entry_of(*repository, "a", "1").state != "UNAVAILABLE") std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(engine_.model_names().empty());
+}
+
+TEST_F(Repository, ABadNewVersionLeavesTheOldOneServing) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = open(RepositoryMode::control, {"*"});
+  folder_.reference("a", 2, kBroken);
+  EXPECT_FALSE(repository->load("a", {}).ok());
+  const auto found = repository->find("a", "");
+  ASSERT_TRUE(found.ok()) << error_of(found);
+  EXPECT_EQ((*found)->version, "1");
+  EXPECT_TRUE(ask((*found)->model, 1).ok());
+  folder_.reference("a", 2, width(2));
+  EXPECT_TRUE(repository->load("a", {}).ok());
+  EXPECT_EQ((*repository->find("a", ""))->version, "2");
+}
+
+TEST_F(Repository, AVersionThatDidNotChangeIsNotLoadedAgain) {
+  folder_.write("a/config.pbtxt", "version_policy { all {} }");
+  folder_.reference("a", 1, width(1));
+  const auto repository = open(RepositoryMode::control, {"*"});
+  const auto before = *repository->find("a", "1");
+  folder_.reference("a", 2, width(2));
+  ASSERT_TRUE(repository->load("a", {}).ok());
+  EXPECT_EQ(*repository->find("a", "1"), before);
+  folder_.reference("a", 1, width(3));
+  ASSERT_TRUE(repository->load("a", {}).ok());
+  EXPECT_NE(*repository->find("a", "1"), before);
+  EXPECT_EQ(width_of(**repository->find("a", "1")), 3);
+}
+
+TEST_F(Repository, ReloadsUnderLoadLoseNothing) {
+  folder_.reference("a", 1, kIdentity);
+  folder_.reference("b", 1, kIdentity);
+  const auto repository = open(RepositoryMode::control, {"*"});
+  std::atomic<bool> stop{false};
+  std::atomic<int> answered{0};
+  std::vector<std::string> failures;
+  std::mutex mutex;
+  std::vector<std::jthread> callers;
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&, name = i % 2 == 0 ? "a" : "b"] {
+      while (!stop) {
+        const auto found = repository->find(name, "");
+        const auto answer = found ? ask((*found)->model, 4) : Result<Response>(found.error());
+        if (answer) {
+          ++answered;
+        } else {
+          std::lock_guard lock(mutex);
+          failures.push_back(answer.error().message);
+        }
+      }
+    });
+  }
+  for (int i = 0; i < 100; ++i) {
+    folder_.reference("a", 1, kIdentity);  // another file: written anew
+    const auto loaded = repository->load("a", {});
+    EXPECT_TRUE(loaded.ok()) << error_of(loaded);
+  }
+  stop = true;
+  callers.clear();
+  EXPECT_GT(answered, 0);
+  EXPECT_EQ(failures, std::vector<std::string>());
+  // Every former one is gone in the end.
+  while (engine_.model_names().size() > 2) std::this_thread::sleep_for(1ms);
+}
+
+TEST_F(Repository, EnsemblesAreLoadedWithWhatTheyConsistOf) {
+  folder_.reference("first", 1, kIdentity);
+  folder_.reference("second", 1, kIdentity);
+  folder_.write("both/config.pbtxt", R"(
+    platform: "ensemble"
+    output { name: "out" data_type: TYPE_FP32 dims: [ 4 ] }
+    ensemble_scheduling {
+      step { model_name: "first" model_version: -1
+             input_map { key: "input" value: "in" } output_map { key: "output" value: "between" } }
+      step { model_name: "second" model_version: -1
+             input_map { key: "input" value: "between" } output_map { key: "output" value: "out" } }
+    })");
+  const auto repository = open(RepositoryMode::control, {"both"});
+  auto both = repository->find("both", "");
+  ASSERT_TRUE(both.ok()) << error_of(both);
+  EXPECT_EQ((*both)->config->input(0).name(), "in");
+  EXPECT_EQ((*both)->config->platform(), "ensemble");
+  const std::vector<float> values = {1, 2, 3, 4};
+  const auto run = [&](const Model& model) {
+    Request request;
+    request.inputs.push_back({"in", TensorView::of(values.data(), {1, 4}), {}});
+    const Result<Response> answer = model.infer(std::move(request));
+    EXPECT_TRUE(answer.ok()) << error_of(answer);
+    return answer.ok() ? answer->outputs[0].view.as<float>()[3] : 0.0F;
+  };
+  EXPECT_EQ(run((*both)->model), 4.0F);
+  ASSERT_TRUE(repository->find("first", "").ok());
+
+  // A new part makes the ensemble anew, and the old one goes on for those who hold it.
+  folder_.reference("second", 1, kIdentity);
+  ASSERT_TRUE(repository->load("second", {}).ok());
+  const auto anew = repository->find("both", "");
+  ASSERT_TRUE(anew.ok());
+  EXPECT_NE(*anew, *both);
+  EXPECT_EQ(run((*both)->model), 4.0F);
+  EXPECT_EQ(run((*anew)->model), 4.0F);
+
+  // "second" was asked for by name since, "first" was not.
+  ASSERT_TRUE(repository->unload("both", true).ok());
+  EXPECT_FALSE(repository->find("first", "").ok());
+  EXPECT_TRUE(repository->find("second", "").ok());
+}
+
+TEST_F(Repository, EnsemblesThatNeedThemselvesAreRefused) {
+  const auto ensemble = [&](const std::string& name, const std::string& part) {
+    folder_.write(name + "/config.pbtxt",
+                  "platform: \"ensemble\" output { name: \"out\" } ensemble_scheduling { step { "
+                  "model_name: \"" +
+                      part +
+                      "\" input_map { key: \"in\" value: \"in\" } "
+                      "output_map { key: \"out\" value: \"out\" } } }");
+  };
+  ensemble("a", "b");
+  ensemble("b", "a");
+  ensemble("self", "self");
+  const auto repository = open();
+  EXPECT_THAT(error_of(repository->find("a", "")), HasSubstr("a needs b"));
+  EXPECT_THAT(error_of(repository->find("self", "")), HasSubstr("self needs self"));
+}
+
+TEST_F(Repository, TakesFilesAndConfigurationsThatCameWithTheRequest) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = open(RepositoryMode::control, {"*"});
+  LoadParameters sent;
+  sent.config = R"({"backend": "reference", "max_batch_size": 8})";
+  ASSERT_TRUE(repository->load("a", sent).ok());
+  EXPECT_EQ((*repository->find("a", ""))->config->max_batch_size(), 8);
+  sent.files["7/model.reference.json"] = width(7);
+  ASSERT_TRUE(repository->load("a", sent).ok());
+  EXPECT_EQ((*repository->find("a", ""))->version, "7");
+  EXPECT_EQ(width_of(**repository->find("a", "")), 7);
+  const auto made = repository->load("new", sent);
+  ASSERT_TRUE(made.ok()) << error_of(made);
+  EXPECT_TRUE(repository->find("new", "").ok());
+  sent.files = {{"../1/model.reference.json", width(7)}};
+  EXPECT_EQ(repository->load("a", sent).error().code, ErrorCode::invalid_argument);
+  sent.files = {{"1/model.reference.json", width(7)}};
+  sent.config = "";
+  EXPECT_EQ(repository->load("a", sent).error().code, ErrorCode::invalid_argument);
+  sent.config = R"({"max_batch_sizes": 8})";
+  EXPECT_THAT(error_of(repository->load("a", sent)), HasSubstr("max_batch_sizes"));
+  EXPECT_EQ((*repository->find("a", ""))->version, "7");  // all that failed changed nothing
+  // Without parameters it is the folder's again.
+  ASSERT_TRUE(repository->load("a", {}).ok());
+  EXPECT_EQ((*repository->find("a", ""))->version, "1");
+}
+
+TEST_F(Repository, ServesSingleFilesAndFoldersOfTheCommandLine) {
+  folder_.write("plain.reference.json", kIdentity);
+  folder_.write("own/m.reference.json", kIdentity);
+  folder_.write("own/millrace.json", R"({"model": "m.reference.json", "lanes": 2})");
+  const auto repository = open();
+  const auto plain = repository->find("plain", "1");
+  ASSERT_TRUE(plain.ok()) << error_of(plain);
+  const auto own = repository->find("own", "");
+  ASSERT_TRUE(own.ok()) << error_of(own);
+  EXPECT_EQ((*own)->model.info().placements[0].lanes, 2);
+  EXPECT_EQ((*own)->config->instance_group(0).count(), 2);
+}
+
+TEST_F(Repository, GoesWhileAModelIsHeld) {
+  folder_.reference("a", 1, kIdentity);
+  auto repository = open();
+  auto held = *repository->find("a", "");
+  repository.reset();
+  EXPECT_TRUE(engine_.model_names().empty());
+  EXPECT_EQ(ask(held->model, 4).error().code, ErrorCode::unavailable);
+  held.reset();
+}
+
+}  // namespace
+}  // namespace millrace
