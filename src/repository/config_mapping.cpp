@@ -38,6 +38,8 @@ class Mapper {
       : text_(text), config_(text.config()), files_(files), devices_(devices) {}
 
   Result<ConfigMapping> run() {
+    MILLRACE_ASSIGN(out_.fields, stated_fields(text_));
+    out_.hints = hints_of(out_.fields);
     MILLRACE_TRY(map_format());
     MILLRACE_TRY(map_file());
     MILLRACE_TRY(map_batching());
@@ -46,6 +48,7 @@ class Mapper {
     MILLRACE_TRY(map_operations());
     MILLRACE_TRY(map_parameters());
     MILLRACE_TRY(map_ensemble());
+    MILLRACE_ASSIGN(out_.warm_ups, map_warm_ups(text_));
     return std::move(out_);
   }
 
@@ -168,6 +171,9 @@ Result<RequestPolicy::Level> Mapper::map_level(const std::string& path,
                                               policy.default_timeout_microseconds()));
   level.may_be_overridden = policy.allow_timeout_override();
   if (policy.timeout_action() == inference::ModelQueuePolicy::DELAY) {
+    out_.hints.push_back(concat(text_.where(path), ": ", path,
+                                ": DELAY is not used: requests keep their place in the queue, "
+                                "and no timeout applies"));
     level.timeout = Duration::zero();
     level.may_be_overridden = false;
   }
@@ -206,6 +212,10 @@ Result<void> Mapper::map_queue() {
       return refuse(path, "expected levels of 1 to priority_levels (", levels, "), got ", level);
     }
     MILLRACE_ASSIGN(requests.levels[level], map_level(path, policy));
+    if (policy.max_queue_size() == 0) continue;
+    out_.hints.push_back(concat(text_.where(path), ": ", path,
+                                ": max_queue_size is not used: all levels share one queue, bounded "
+                                "by default_queue_policy"));
   }
   return {};
 }

@@ -10,9 +10,11 @@
 
 #include <millrace/model.h>
 
+#include "repository/config_fields.h"
 #include "repository/config_text.h"
 #include "repository/model_files.h"
 #include "repository/request_policy.h"
+#include "repository/warm_up.h"
 
 namespace millrace {
 
@@ -36,6 +38,8 @@ struct ConfigMapping {
   /// Whether the model may be unloaded while it is idle and memory is short.
   bool evictable = true;
   std::vector<EnsemblePart> parts;
+  std::vector<WarmUp> warm_ups;
+  std::vector<StatedField> fields;  // all that the text states
   /// What was accepted and is not done, each with its place and what happens instead.
   std::vector<std::string> hints;
 };

@@ -159,7 +159,10 @@ std::string ConfigText::where(std::string_view path) const {
     const protobuf::FieldDescriptor* field = type ? type->FindFieldByName(step.name) : nullptr;
     if (!field || !tree) break;
     const int index = field->is_repeated() ? std::max(step.index, 0) : -1;
-    const protobuf::TextFormat::ParseLocation found = tree->GetLocation(field, index);
+    const protobuf::TextFormat::ParseLocation own = tree->GetLocation(field, index);
+    // Of the elements of a list in brackets only the list has a place.
+    const protobuf::TextFormat::ParseLocation found =
+        own.line < 0 && index > 0 ? tree->GetLocation(field, 0) : own;
     if (found.line < 0) break;
     place = found;
     type = field->message_type();

@@ -201,6 +201,10 @@ Result<EngineModel> load_version(Engine& engine, const ModelPlan& plan, std::int
     if (!stated.empty() && static_cast<std::size_t>(stated.size()) < info.outputs.size()) {
       for (const auto& output : stated) out.served.default_outputs.push_back(output.name());
     }
+    const bool apart = completed.max_batch_size() > 0;
+    for (const WarmUp& warm_up : plan.mapping.warm_ups) {
+      MILLRACE_TRY(run_warm_up(warm_up, out.served.model, apart, plan.text, plan.files));
+    }
     out.served.name = plan.name;
     out.served.version = std::to_string(version);
     out.served.requests = plan.mapping.requests;
