@@ -15,6 +15,7 @@ from pathlib import Path
 ABOVE = ["base", "tensor", "device", "kernels", "backends", "engine", "repository", "server", "diagnose", "tune", "video"]
 ROOMS = {room: set(ABOVE[:index]) for index, room in enumerate(ABOVE)}
 ROOMS["io"] = {"base", "tensor"}
+ROOMS["server"].add("io")  # classification
 ROOMS["repository"].add("io")  # a configuration states how images become tensors
 ROOMS["cli"] = {"io", "repository", "server", "diagnose"}
 

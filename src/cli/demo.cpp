@@ -138,7 +138,7 @@ class Runner {
                      "expected the model to answer with scores [1,C], got " +
                          std::string(to_string(scores.type)) + " " + to_string(scores.shape));
     }
-    std::vector<Guess> guesses = best_guesses(scores, 0, kGuesses);
+    std::vector<Guess> guesses = best_guesses(scores, 0, scores.shape[1], kGuesses);
     Answer& first = answers_[static_cast<std::size_t>(image)];
     if (first.guesses.empty())
       first.guesses = std::move(guesses);

@@ -61,7 +61,8 @@ class Scores {
     return nullptr;
   }
   [[nodiscard]] std::vector<Guess> best(const NamedTensor& scores, std::int64_t row) const {
-    return best_guesses(scores.view, row, top_ > 0 ? top_ : kDefaultTop);
+    return best_guesses(scores.view, row * scores.view.shape[1], scores.view.shape[1],
+                        top_ > 0 ? top_ : kDefaultTop);
   }
   [[nodiscard]] Json json(const NamedTensor& scores, std::int64_t row) const {
     Json out = Json::array();

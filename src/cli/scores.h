@@ -7,17 +7,9 @@
 
 #include <millrace/tensor.h>
 
+#include "io/guesses.h"
+
 namespace millrace::cli {
-
-struct Guess {
-  std::int64_t label = 0;
-  double score = 0;
-};
-
-/// The `count` classes with the highest scores of item `item`, best first; of equal ones the lower
-/// number first, and what is no number last. `view`: [N,C] numbers in contiguous host memory.
-[[nodiscard]] std::vector<Guess> best_guesses(const TensorView& view, std::int64_t item,
-                                              std::int64_t count);
 
 /// Whether a tensor is [N,C] of a floating-point type with at least two classes.
 [[nodiscard]] bool may_be_scores(DataType type, const Shape& shape) noexcept;

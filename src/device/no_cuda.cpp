@@ -1,4 +1,6 @@
 // What is known of GPUs in a build without CUDA.
+#include <millrace/pinned.h>
+
 #include "base/text.h"
 #include "device/cuda/cuda_device.h"
 #include "device/cuda_ipc.h"
@@ -42,6 +44,10 @@ Result<ImportedMemory> import_cuda_memory(const IpcMemoryHandle&) {
 Result<Event> new_shared_cuda_event(std::int32_t) { return no_ipc("new_shared_event"); }
 Result<IpcEventHandle> export_cuda_event(EventRef) { return no_ipc("export_event"); }
 Result<Event> import_cuda_event(const IpcEventHandle&) { return no_ipc("import_event"); }
+
+Result<Lease> pin_host_memory(void*, std::size_t) {
+  return Error{ErrorCode::unsupported, "pin_host_memory: this program was built without CUDA"};
+}
 
 }  // namespace millrace
 

@@ -1,6 +1,7 @@
 // Folders of models, their versions, and which of them an engine serves.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -42,6 +43,13 @@ struct RepositoryOptions {
   EvictionPolicy eviction;
 };
 
+/// What a version was asked since it was loaded; written by whoever serves it.
+struct ServedTraffic {
+  std::atomic<std::int64_t> last_inference_ms{0};  // since the epoch; 0: none yet
+  std::atomic<std::uint64_t> failures{0};
+  std::atomic<std::uint64_t> failure_ns{0};
+};
+
 /// One version of a model, ready to answer. A lease: the version stays loaded, and takes requests,
 /// while the pointer that `find` gave lives; what was submitted is answered after that too.
 struct ServedModel {
@@ -57,6 +65,7 @@ struct ServedModel {
   std::vector<std::string> default_outputs;
   /// What becomes of a request's priority and timeout.
   RequestPolicy requests;
+  std::shared_ptr<ServedTraffic> traffic = std::make_shared<ServedTraffic>();
 };
 
 struct RepositoryEntry {

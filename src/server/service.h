@@ -13,6 +13,8 @@
 #include "repository/model_repository.h"
 #include "server/call.h"
 #include "server/memory_regions.h"
+#include "server/settings.h"
+#include "server/submit_call.h"
 
 namespace millrace::server {
 
@@ -56,14 +58,6 @@ struct VersionStatistics {
   StatisticDuration success, fail, queue, compute_input, compute_infer, compute_output;
   std::vector<BatchStatistics> batches;
 };
-
-/// Settings that may be read and changed while the server runs: names and values of the trace or
-/// the log extension.
-struct Setting {
-  std::string name;
-  std::variant<bool, std::int64_t, std::string, std::vector<std::string>> value;
-};
-using Settings = std::vector<Setting>;
 
 /// Every function may be called from any thread. Errors are such as the client may be told.
 class Service {

@@ -95,8 +95,13 @@ IpcMappings& mappings() {
 
 using AddressRange = CUresult (*)(CUdeviceptr*, std::size_t*, CUdeviceptr);
 
-/// How far behind the start of its allocation `data` lies.
-Result<std::uint64_t> offset_of(const void* data) {
+struct Allocation {
+  std::uint64_t offset = 0;  // of the address asked for
+  std::uint64_t bytes = 0;   // of all of it
+};
+
+/// The allocation in which `data` lies.
+Result<Allocation> allocation_of(const void* data, const char* what) {
   static const AddressRange range = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -110,9 +115,9 @@ Result<std::uint64_t> offset_of(const void* data) {
   if (!range || range(&base, &bytes, reinterpret_cast<CUdeviceptr>(data)) != CUDA_SUCCESS) {
     return Error{
         ErrorCode::invalid_argument,
-        "export_memory: the address is not that of a GPU's memory; it may have been freed"};
+        concat(what, ": the address is not that of a GPU's memory; it may have been freed")};
   }
-  return reinterpret_cast<CUdeviceptr>(data) - base;
+  return Allocation{reinterpret_cast<CUdeviceptr>(data) - base, bytes};
 }
 
 }  // namespace
@@ -121,7 +126,8 @@ Result<IpcMemoryHandle> export_cuda_memory(std::int32_t gpu, const void* data, s
   IpcMemoryHandle result;
   MILLRACE_ASSIGN(result.device, name_of(gpu));
   MILLRACE_TRY(check_cuda(cudaSetDevice(gpu), "cudaSetDevice"));
-  MILLRACE_ASSIGN(result.offset_bytes, offset_of(data));
+  MILLRACE_ASSIGN(const Allocation allocation, allocation_of(data, "export_memory"));
+  result.offset_bytes = allocation.offset;
   const std::byte* base = static_cast<const std::byte*>(data) - result.offset_bytes;
   cudaIpcMemHandle_t handle;
   const cudaError_t status = cudaIpcGetMemHandle(&handle, const_cast<std::byte*>(base));
@@ -138,6 +144,14 @@ Result<IpcMemoryHandle> export_cuda_memory(std::int32_t gpu, const void* data, s
 Result<ImportedMemory> import_cuda_memory(const IpcMemoryHandle& handle) {
   MILLRACE_ASSIGN(const std::int32_t gpu, index_of(handle.device));
   MILLRACE_ASSIGN(IpcMappings::Mapping mapping, mappings().take({gpu, handle.memory}));
+  // The handle's numbers are the peer's word: beyond the allocation a kernel would fault.
+  MILLRACE_ASSIGN(const Allocation allocation, allocation_of(mapping.base, "import_memory"));
+  if (handle.offset_bytes > allocation.bytes ||
+      handle.bytes > allocation.bytes - handle.offset_bytes) {
+    return Error{ErrorCode::invalid_argument,
+                 concat("import_memory: the handle names ", handle.bytes, " bytes from ",
+                        handle.offset_bytes, " of an allocation of ", allocation.bytes)};
+  }
   return ImportedMemory{static_cast<std::byte*>(mapping.base) + handle.offset_bytes,
                         DeviceId::cuda(gpu), std::move(mapping.lease)};
 }

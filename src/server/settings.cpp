@@ -1,0 +1,232 @@
+#include "server/settings.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include <millrace/log.h>
+
+#include "base/text.h"
+#include "base/try.h"
+
+namespace millrace::server {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+Error wrong(const Setting& setting, std::string_view expected) {
+  return {ErrorCode::invalid_argument,
+          concat("setting ", quote(setting.name), ": expected ", expected)};
+}
+
+const std::string* text_of(const Setting& setting) {
+  if (const auto* text = std::get_if<std::string>(&setting.value)) return text;
+  const auto* texts = std::get_if<Texts>(&setting.value);
+  return texts && texts->size() == 1 ? &texts->front() : nullptr;
+}
+
+/// A whole number, which clients send as one or as text.
+Result<std::int64_t> number_of(const Setting& setting, std::int64_t low) {
+  if (const auto* number = std::get_if<std::int64_t>(&setting.value)) {
+    if (*number >= low) return *number;
+  } else if (const std::string* text = text_of(setting)) {
+    return parse_integer(*text, concat("setting ", quote(setting.name)), low);
+  }
+  return wrong(setting, concat("a whole number of at least ", low));
+}
+
+constexpr std::array<std::string_view, 3> kTraceLevels = {"OFF", "TIMESTAMPS", "TENSORS"};
+
+/// As the extension's answers have it: numbers as text, levels as a list.
+Result<Setting> checked_trace_setting(const Setting& setting) {
+  if (std::holds_alternative<std::monostate>(setting.value)) {
+    for (const std::string_view name : {"trace_level", "trace_rate", "trace_count", "log_frequency",
+                                        "trace_file", "trace_mode"}) {
+      if (setting.name == name) return setting;
+    }
+  } else if (setting.name == "trace_level") {
+    Texts levels;
+    if (const auto* texts = std::get_if<Texts>(&setting.value)) levels = *texts;
+    if (const auto* text = std::get_if<std::string>(&setting.value)) levels = {*text};
+    const bool known = std::all_of(levels.begin(), levels.end(), [](const std::string& level) {
+      return std::find(kTraceLevels.begin(), kTraceLevels.end(), level) != kTraceLevels.end();
+    });
+    if (levels.empty() || !known) return wrong(setting, "OFF, TIMESTAMPS or TENSORS");
+    if (std::find(levels.begin(), levels.end(), "TENSORS") != levels.end()) {
+      return Error{ErrorCode::unsupported,
+                   "setting \"trace_level\": TENSORS is not supported; use TIMESTAMPS"};
+    }
+    return Setting{setting.name, levels};
+  } else if (setting.name == "trace_rate") {
+    MILLRACE_ASSIGN(const std::int64_t rate, number_of(setting, 1));
+    return Setting{setting.name, std::to_string(rate)};
+  } else if (setting.name == "trace_count") {
+    MILLRACE_ASSIGN(const std::int64_t count, number_of(setting, -1));
+    return Setting{setting.name, std::to_string(count)};
+  } else if (setting.name == "log_frequency") {
+    MILLRACE_ASSIGN(const std::int64_t frequency, number_of(setting, 0));
+    return Setting{setting.name, std::to_string(frequency)};
+  } else if (setting.name == "trace_mode") {
+    const std::string* text = text_of(setting);
+    if (!text || *text != "opentelemetry") return wrong(setting, "opentelemetry");
+    return Setting{setting.name, *text};
+  } else if (setting.name == "trace_file") {
+    return Error{ErrorCode::invalid_argument,
+                 "setting \"trace_file\" cannot be changed: traces are exported, see --otlp-url"};
+  }
+  return Error{ErrorCode::invalid_argument,
+               concat("setting ", quote(setting.name),
+                      " is not known; there are trace_level, trace_rate, trace_count, "
+                      "log_frequency, trace_mode")};
+}
+
+std::int64_t stored_number(const Setting& setting) {
+  std::int64_t value = 0;
+  const auto& text = std::get<std::string>(setting.value);
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+}  // namespace
+
+TraceSettings::TraceSettings() {
+  const auto set = [this](std::string name, auto value) {
+    server_.by_name[name] = Setting{name, std::move(value)};
+  };
+  set("trace_level", Texts{"OFF"});
+  set("trace_rate", std::string("1000"));
+  set("trace_count", std::string("-1"));
+  set("log_frequency", std::string("0"));
+  set("trace_file", std::string());
+  set("trace_mode", std::string("opentelemetry"));
+}
+
+Settings TraceSettings::in_force(std::string_view model) const {
+  const auto own = models_.find(model);
+  Settings out;
+  for (const auto& [name, setting] : server_.by_name) {
+    const Setting* found = &setting;
+    if (own != models_.end()) {
+      const auto at = own->second.by_name.find(name);
+      if (at != own->second.by_name.end()) found = &at->second;
+    }
+    out.push_back(*found);
+  }
+  return out;
+}
+
+Settings TraceSettings::of(std::string_view model) const {
+  std::lock_guard lock(mutex_);
+  return in_force(model);
+}
+
+Result<Settings> TraceSettings::change(std::string_view model, const Settings& changes) {
+  Settings checked;
+  for (const Setting& setting : changes) {
+    MILLRACE_ASSIGN(Setting one, checked_trace_setting(setting));
+    checked.push_back(std::move(one));
+  }
+  static const TraceSettings defaults;
+  std::lock_guard lock(mutex_);
+  Values& values = model.empty() ? server_ : models_[std::string(model)];
+  for (Setting& setting : checked) {
+    if (setting.name == "trace_count") values.left = -1;
+    if (!std::holds_alternative<std::monostate>(setting.value)) {
+      if (setting.name == "trace_count") values.left = stored_number(setting);
+      values.by_name[setting.name] = std::move(setting);
+    } else if (model.empty()) {
+      values.by_name[setting.name] = defaults.server_.by_name.find(setting.name)->second;
+    } else {
+      values.by_name.erase(setting.name);
+    }
+  }
+  count_traced();
+  return in_force(model);
+}
+
+void TraceSettings::count_traced() {
+  const auto on = [](const Values& values) {
+    const auto at = values.by_name.find("trace_level");
+    return at != values.by_name.end() && std::get<Texts>(at->second.value).front() != "OFF";
+  };
+  bool any = on(server_);
+  for (const auto& [name, values] : models_) any |= on(values);
+  any_.store(any, std::memory_order_relaxed);
+}
+
+bool TraceSettings::sample(std::string_view model) {
+  if (!any_.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(mutex_);
+  const Settings settings = in_force(model);
+  const auto value = [&settings](std::string_view name) -> const Setting& {
+    return *std::find_if(settings.begin(), settings.end(),
+                         [name](const Setting& setting) { return setting.name == name; });
+  };
+  if (std::get<Texts>(value("trace_level").value).front() == "OFF") return false;
+  const auto own = models_.find(model);
+  Values& counts = own == models_.end() ? server_ : own->second;
+  if (counts.left == 0) return false;
+  if (counts.seen++ % static_cast<std::uint64_t>(stored_number(value("trace_rate"))) != 0) {
+    return false;
+  }
+  if (counts.left > 0) --counts.left;
+  return true;
+}
+
+// -------------------------------------------------------------------------------------------------
+// the log
+
+Settings LogSettings::all() const {
+  const LogLevel level = log_level();
+  return {{"log_file", std::string()},
+          {"log_info", level <= LogLevel::info},
+          {"log_warning", level <= LogLevel::warning},
+          {"log_error", level <= LogLevel::error},
+          {"log_verbose_level", std::int64_t{level <= LogLevel::debug ? 1 : 0}},
+          {"log_format", std::string("default")}};
+}
+
+/// The extension switches each level by itself; ours is one least level, so that turning a level
+/// off turns off those below it too.
+Result<Settings> LogSettings::change(const Settings& changes) {
+  LogLevel level = log_level();
+  for (const Setting& setting : changes) {
+    const bool* on = std::get_if<bool>(&setting.value);
+    const auto switched = [&level, on](LogLevel which) {
+      level = *on ? std::min(level, which)
+                  : std::max(level, static_cast<LogLevel>(static_cast<int>(which) + 1));
+    };
+    if (setting.name == "log_verbose_level") {
+      MILLRACE_ASSIGN(const std::int64_t verbose, number_of(setting, 0));
+      if (verbose > 0) {
+        level = LogLevel::debug;
+      } else {
+        level = std::max(level, LogLevel::info);
+      }
+    } else if (setting.name == "log_file" || setting.name == "log_format") {
+      const std::string* text = text_of(setting);
+      const std::string_view only = setting.name == "log_file" ? "" : "default";
+      if (!text || *text != only) {
+        return Error{ErrorCode::unsupported,
+                     concat("setting ", quote(setting.name),
+                            " cannot be changed: the log goes to standard error")};
+      }
+    } else if (setting.name != "log_info" && setting.name != "log_warning" &&
+               setting.name != "log_error") {
+      return Error{ErrorCode::invalid_argument,
+                   concat("setting ", quote(setting.name),
+                          " is not known; there are log_info, log_warning, log_error, "
+                          "log_verbose_level, log_file, log_format")};
+    } else if (!on) {
+      return wrong(setting, "true or false");
+    } else {
+      switched(setting.name == "log_info"      ? LogLevel::info
+               : setting.name == "log_warning" ? LogLevel::warning
+                                               : LogLevel::error);
+    }
+  }
+  set_log_level(level);
+  return all();
+}
+
+}  // namespace millrace::server

@@ -1,0 +1,60 @@
+// Settings of the trace and of the log extension.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include <millrace/error.h>
+
+namespace millrace::server {
+
+/// A setting by the name that the extension gives it.
+struct Setting {
+  std::string name;
+  /// `std::monostate` in a change: back to what it would be without one.
+  std::variant<std::monostate, bool, std::int64_t, std::string, std::vector<std::string>> value;
+};
+using Settings = std::vector<Setting>;
+
+/// Which requests are traced: settings of the server, and of models that differ. Thread-safe.
+class TraceSettings {
+ public:
+  TraceSettings();
+  /// Those in force for a model, or with an empty name those of the server.
+  [[nodiscard]] Settings of(std::string_view model) const;
+  /// Changes what is named and returns what is in force then. Errors: invalid_argument, with
+  /// nothing changed.
+  Result<Settings> change(std::string_view model, const Settings& changes);
+  /// Whether a model's next request is traced: counts it. Cheap while tracing is off.
+  [[nodiscard]] bool sample(std::string_view model);
+
+ private:
+  struct Values {
+    std::map<std::string, Setting, std::less<>> by_name;
+    std::uint64_t seen = 0;
+    std::int64_t left = -1;  // -1: no limit
+  };
+  [[nodiscard]] Settings in_force(std::string_view model) const;  // with the mutex held
+  void count_traced();                                            // with the mutex held
+
+  mutable std::mutex mutex_;
+  Values server_;
+  std::map<std::string, Values, std::less<>> models_;
+  std::atomic<bool> any_{false};
+};
+
+/// How much is logged. They are those of the process, so that all servers in it share them.
+class LogSettings {
+ public:
+  [[nodiscard]] Settings all() const;
+  /// Errors: invalid_argument, with nothing changed.
+  Result<Settings> change(const Settings& changes);
+};
+
+}  // namespace millrace::server
