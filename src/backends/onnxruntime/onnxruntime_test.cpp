@@ -130,6 +130,16 @@ TEST(OnnxModel, WithoutABatchAxisIsTakenWhole) {
   }
 }
 
+TEST(OnnxModel, WithItsBatchAxisOffIsTakenWhole) {
+  ModelSpec spec = spec_of("identity_fp32");
+  spec.options = {{"batch_axis", "off"}};
+  Loaded model(spec);
+  EXPECT_EQ(model.plan->info().max_items, 1);
+  EXPECT_EQ(model.plan->info().inputs[0].batch_axis, -1);
+  EXPECT_EQ(model.plan->info().inputs[0].shape, Shape({kDynamic, 4}));
+  EXPECT_EQ(model.plan->info().outputs[0].batch_axis, -1);
+}
+
 TEST(OnnxModel, TraitsOfItsLanes) {
   Loaded model("linear");
   const LaneTraits traits = model.lane->traits();
@@ -598,9 +608,9 @@ TEST(OnnxOptions, AreRefusedByName) {
     spec.options = std::move(options);
     return host.load(spec);
   };
-  MILLRACE_EXPECT_ERROR(
-      load_with({{"speed", "9"}}), ErrorCode::invalid_argument,
-      "model \"linear\": the onnxruntime backend has no option \"speed\"; it has execution_mode");
+  MILLRACE_EXPECT_ERROR(load_with({{"speed", "9"}}), ErrorCode::invalid_argument,
+                        "model \"linear\": the onnxruntime backend has no option \"speed\"; it has "
+                        "batch_axis, execution_mode");
   MILLRACE_EXPECT_ERROR(load_with({{"graph_optimization", "most"}}), ErrorCode::invalid_argument,
                         "expected one of disable, basic, extended, all, got \"most\"");
   MILLRACE_EXPECT_ERROR(load_with({{"intra_op_threads", "0"}}), ErrorCode::invalid_argument,

@@ -94,6 +94,7 @@ Result<void> set_option(SessionOptions& options, std::string_view name, std::str
       {"all", ORT_ENABLE_ALL}};
   constexpr std::pair<std::string_view, ExecutionMode> kModes[] = {{"sequential", ORT_SEQUENTIAL},
                                                                    {"parallel", ORT_PARALLEL}};
+  constexpr std::pair<std::string_view, bool> kAxis[] = {{"auto", true}, {"off", false}};
   constexpr std::pair<std::string_view, bool> kSwitch[] = {{"0", false}, {"1", true}};
   constexpr std::int64_t kMostThreads = 4096;
   if (name == "intra_op_threads") {
@@ -111,14 +112,16 @@ Result<void> set_option(SessionOptions& options, std::string_view name, std::str
                     choose<GraphOptimizationLevel>(name, text, kLevels));
   } else if (name == "execution_mode") {
     MILLRACE_ASSIGN(options.execution_mode, choose<ExecutionMode>(name, text, kModes));
+  } else if (name == "batch_axis") {
+    MILLRACE_ASSIGN(options.batch_axis, choose<bool>(name, text, kAxis));
   } else if (name == "profile") {
     options.profile = text;
   } else {
-    return Error{
-        ErrorCode::invalid_argument,
-        concat("the onnxruntime backend has no option ", quote(name),
-               "; it has execution_mode, "
-               "graph_optimization, inter_op_threads, intra_op_threads, profile, spinning")};
+    return Error{ErrorCode::invalid_argument,
+                 concat("the onnxruntime backend has no option ", quote(name),
+                        "; it has batch_axis, "
+                        "execution_mode, graph_optimization, inter_op_threads, intra_op_threads, "
+                        "profile, spinning")};
   }
   return {};
 }
@@ -302,7 +305,7 @@ Result<std::shared_ptr<Session>> Session::load(const ModelSpec& spec, MemoryLedg
   MILLRACE_ASSIGN(session->reservation_,
                   ledger.reserve(concat("model \"", spec.name, "\""), session->weights_bytes_));
   MILLRACE_TRY(session->open(spec, *options));
-  MILLRACE_TRY(session->describe(summary));
+  MILLRACE_TRY(session->describe(summary, *options));
   MILLRACE_TRY(session->describe_metadata(summary));
   session->info_.default_lanes = runs_at_a_time(spec.cpu_threads, session->runtime_->threads());
   return session;
@@ -340,7 +343,7 @@ Result<void> Session::open(const ModelSpec& spec, const SessionOptions& options)
   return check(api().CreateSession(runtime_->env(), spec.path.c_str(), to, made(session_)), title_);
 }
 
-Result<void> Session::describe(const OnnxSummary& summary) {
+Result<void> Session::describe(const OnnxSummary& summary, const SessionOptions& options) {
   OrtAllocator* const allocator = default_allocator();
   std::size_t inputs = 0;
   std::size_t outputs = 0;
@@ -367,7 +370,7 @@ Result<void> Session::describe(const OnnxSummary& summary) {
                     describe_tensor(*this, side, std::string(name.view()), type.get()));
     tensors.push_back(std::move(tensor));
   }
-  const bool batched = has_batch_axis(tensors);
+  const bool batched = options.batch_axis && has_batch_axis(tensors);
   info_.max_items = batched ? 0 : 1;
   info_.lanes_share_weights = true;
   for (std::size_t i = 0; i < tensors.size(); ++i) {

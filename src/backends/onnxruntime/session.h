@@ -23,7 +23,8 @@ struct SessionOptions {
   std::optional<bool> spinning;
   GraphOptimizationLevel graph_optimization = ORT_ENABLE_ALL;
   ExecutionMode execution_mode = ORT_SEQUENTIAL;
-  std::string profile;  // where the library writes its profile; empty: nowhere
+  bool batch_axis = true;  // whether a free first dimension of all tensors counts items
+  std::string profile;     // where the library writes its profile; empty: nowhere
 };
 
 /// Errors: invalid_argument, naming the options known.
@@ -62,7 +63,7 @@ class Session {
  private:
   Session(const ModelSpec& spec, std::shared_ptr<Runtime> runtime);
   Result<void> open(const ModelSpec& spec, const SessionOptions& options);
-  Result<void> describe(const OnnxSummary& summary);
+  Result<void> describe(const OnnxSummary& summary, const SessionOptions& options);
   Result<void> describe_metadata(const OnnxSummary& summary);
 
   const std::string name_;
