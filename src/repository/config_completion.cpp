@@ -116,6 +116,20 @@ void add_missing(const std::vector<TensorInfo>& model, bool apart,
   }
 }
 
+Result<void> complete_shape_tensors(
+    const ConfigText& text, const ModelInfo& info,
+    google::protobuf::RepeatedPtrField<inference::ModelInput>& inputs) {
+  for (int i = 0; i < inputs.size(); ++i) {
+    const TensorInfo* found = find_tensor(info.inputs, inputs[i].name());
+    if (inputs[i].is_shape_tensor() && !(found && found->on_host)) {
+      return text.error(concat("input[", i, "].is_shape_tensor"), quote(inputs[i].name()),
+                        " is none in the model");
+    }
+    inputs[i].set_is_shape_tensor(found && found->on_host);
+  }
+  return {};
+}
+
 void complete_backend(const ModelInfo& info, inference::ModelConfig& config) {
   struct Names {
     std::string_view engine, platform, backend;
@@ -202,6 +216,7 @@ Result<inference::ModelConfig> complete_config(const ConfigText& text, const Mod
   MILLRACE_TRY(complete_tensors(text, "input", info.inputs, apart, *config.mutable_input()));
   MILLRACE_TRY(complete_tensors(text, "output", info.outputs, apart, *config.mutable_output()));
   add_missing(info.inputs, apart, *config.mutable_input());
+  MILLRACE_TRY(complete_shape_tensors(text, info, *config.mutable_input()));
   if (config.output().empty()) add_missing(info.outputs, apart, *config.mutable_output());
   complete_backend(info, config);
   complete_instances(info, config);

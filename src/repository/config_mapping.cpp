@@ -158,6 +158,7 @@ Result<void> Mapper::map_batching() {
   std::vector<std::int64_t>& sizes = batching.preferred_items;
   std::sort(sizes.begin(), sizes.end());
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  if (most == 0 && !sizes.empty()) batching.max_items = sizes.back();  // it was not stated
   MILLRACE_ASSIGN(batching.max_delay, microseconds("dynamic_batching.max_queue_delay_microseconds",
                                                    dynamic.max_queue_delay_microseconds()));
   batching.preserve_order = dynamic.preserve_ordering();

@@ -144,6 +144,69 @@ Result<ModelConfig> engine_config(const ModelPlan& plan, std::int64_t version,
   return config;
 }
 
+void drop(Engine& engine, EngineModel& model) {
+  model.served.model = {};
+  if (const Result<void> unloaded = engine.unload(model.engine_name); !unloaded) {
+    log_warning(unloaded.error().message);
+  }
+}
+
+/// Loads into the engine, without a batch axis where the configuration says that there is none.
+Result<EngineModel> load_model(Engine& engine, const ModelPlan& plan, ModelConfig config) {
+  EngineModel out;
+  out.engine_name = config.name;
+  const auto load = [&]() -> Result<void> {
+    Result<Model> loaded = engine.load(config);
+    if (loaded) {
+      out.served.model = std::move(*loaded);
+      return {};
+    }
+    if (loaded.error().message.find("batching.max_items") == std::string::npos) {
+      return std::move(loaded).error();
+    }
+    return plan.text.error("max_batch_size", loaded.error().message);
+  };
+  MILLRACE_TRY(load());
+  const ModelInfo& info = out.served.model.info();
+  if (!config.ensemble.empty() || !batched(info) || !states_whole_shapes(plan.text, info)) {
+    return out;
+  }
+  const std::string backend = info.backend;
+  drop(engine, out);
+  if (backend != "onnxruntime") {
+    return plan.text.error("max_batch_size", "is 0 and dims are whole, and with the backend ",
+                           backend,
+                           " the first dimension of this model is its batch axis: set "
+                           "max_batch_size, and leave that dimension out of dims");
+  }
+  config.options["batch_axis"] = "off";
+  MILLRACE_TRY(load());
+  return out;
+}
+
+/// Completes and warms what was loaded.
+Result<void> finish_model(EngineModel& model, const ModelPlan& plan, std::int64_t version,
+                          const std::string& file) {
+  ServedModel& served = model.served;
+  const ModelInfo& info = served.model.info();
+  MILLRACE_ASSIGN(inference::ModelConfig completed,
+                  complete_config(plan.text, info, plan.name, file));
+  MILLRACE_ASSIGN(served.labels, read_all_labels(plan, completed));
+  const auto& stated = plan.text.config().output();
+  if (!stated.empty() && static_cast<std::size_t>(stated.size()) < info.outputs.size()) {
+    for (const auto& output : stated) served.default_outputs.push_back(output.name());
+  }
+  const bool apart = completed.max_batch_size() > 0;
+  for (const WarmUp& warm_up : plan.mapping.warm_ups) {
+    MILLRACE_TRY(run_warm_up(warm_up, served.model, apart, plan.text, plan.files));
+  }
+  served.name = plan.name;
+  served.version = std::to_string(version);
+  served.requests = plan.mapping.requests;
+  served.config = std::make_shared<const inference::ModelConfig>(std::move(completed));
+  return {};
+}
+
 }  // namespace
 
 Result<ModelPlan> plan_model(const ModelPlace& place, const Engine& engine) {
@@ -185,38 +248,14 @@ std::string fingerprint(const ModelPlan& plan, std::int64_t version) {
 
 Result<EngineModel> load_version(Engine& engine, const ModelPlan& plan, std::int64_t version,
                                  std::string engine_name, std::vector<EnsembleStep> steps) {
-  EngineModel out;
-  out.engine_name = std::move(engine_name);
   std::string file;
   MILLRACE_ASSIGN(ModelConfig config,
-                  engine_config(plan, version, out.engine_name, std::move(steps), file));
-  MILLRACE_ASSIGN(out.served.model, engine.load(std::move(config)));
-  const auto finish = [&]() -> Result<void> {
-    const ModelInfo& info = out.served.model.info();
-    const std::string file_name = file.substr(file.find('/') + 1);
-    MILLRACE_ASSIGN(inference::ModelConfig completed,
-                    complete_config(plan.text, info, plan.name, file_name));
-    MILLRACE_ASSIGN(out.served.labels, read_all_labels(plan, completed));
-    const auto& stated = plan.text.config().output();
-    if (!stated.empty() && static_cast<std::size_t>(stated.size()) < info.outputs.size()) {
-      for (const auto& output : stated) out.served.default_outputs.push_back(output.name());
-    }
-    const bool apart = completed.max_batch_size() > 0;
-    for (const WarmUp& warm_up : plan.mapping.warm_ups) {
-      MILLRACE_TRY(run_warm_up(warm_up, out.served.model, apart, plan.text, plan.files));
-    }
-    out.served.name = plan.name;
-    out.served.version = std::to_string(version);
-    out.served.requests = plan.mapping.requests;
-    out.served.config = std::make_shared<const inference::ModelConfig>(std::move(completed));
-    return {};
-  };
-  Result<void> finished = finish();
+                  engine_config(plan, version, std::move(engine_name), std::move(steps), file));
+  MILLRACE_ASSIGN(EngineModel out, load_model(engine, plan, std::move(config)));
+  const std::string file_name = file.substr(file.find('/') + 1);
+  Result<void> finished = finish_model(out, plan, version, file_name);
   if (finished) return out;
-  out.served.model = {};
-  if (const Result<void> unloaded = engine.unload(out.engine_name); !unloaded) {
-    log_warning(unloaded.error().message);
-  }
+  drop(engine, out);
   return std::move(finished).error();
 }
 

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
-#include <set>
+#include <stop_token>
+#include <system_error>
+#include <thread>
 #include <unordered_map>
 
 #include "base/log.h"
@@ -27,17 +29,33 @@ struct TextHash {
   }
 };
 
+/// When a model was asked for last: nanoseconds of the host's clock.
+using LastUse = std::atomic<std::int64_t>;
+constexpr std::int64_t kUseGrain = 10'000'000;  // written no more often than that
+constexpr auto kRetryAfter =
+    std::chrono::seconds(1);  // of an evicted model that does not come back
+constexpr auto kUnloadPatience = std::chrono::seconds(30);  // with an evicted one's last requests
+constexpr auto kLookForVictims = std::chrono::milliseconds(1);
+constexpr std::string_view kGone = "gone";
+constexpr std::string_view kEvicted =
+    "evicted while memory was short; it is loaded again when a request names it";
+
+std::int64_t now_ns() { return Clock::now().time_since_epoch().count(); }
+
 /// What `find` looks at: it holds no model, so that an old one kept by an idle thread keeps nothing
 /// loaded.
 struct Snapshot {
   struct Version {
     std::string version;
     std::weak_ptr<const ServedModel> served;
+    std::shared_ptr<LastUse> used;
   };
   struct Known {
     std::vector<Version> ready;                                  // ascending
     std::vector<std::pair<std::string, std::string>> not_ready;  // version and reason
     std::string reason;                                          // where there is no version at all
+    bool evicted = false;    // it comes back when it is asked for
+    TimePoint not_before{};  // but not before then
   };
   std::unordered_map<std::string, Known, TextHash, std::equal_to<>> models;
 };
@@ -52,29 +70,41 @@ class ModelRepository::State {
 
   Result<void> open();
   Result<ServedPtr> find(std::string_view name, std::string_view version);
+  Result<ServedPtr> find_now(std::string_view name, std::string_view version);
   std::vector<ServedPtr> served(std::string_view name) const;
   std::vector<RepositoryEntry> index();
   Result<void> load(std::string_view name, const LoadParameters& parameters);
   Result<void> unload(std::string_view name, bool unload_dependents);
   bool ready() const;
+  void poll();
 
  private:
   struct Version {
     std::string engine_name;
+    std::shared_ptr<LastUse> used = std::make_shared<LastUse>(now_ns());
     ServedPtr served;  // null: not ready
     std::string fingerprint;
     std::string reason;  // why it is not ready, or why its successor is not
     bool loading = false;
   };
   struct Record {
-    ModelPlace place;
+    explicit Record(ModelPlace found) : name(found.name), place(std::move(found)) {}
+    const std::string name;
     std::mutex turn;  // one load or unload of a model at a time
     // Guarded by mutex_:
+    ModelPlace place;
     std::map<std::int64_t, Version> versions;
     std::vector<std::string> parts;  // models that the ensemble uses
     std::string reason;              // of a model without versions
     bool wanted = false;             // should be served
-    bool for_others = false;         // loaded because an ensemble needs it
+    bool evictable = false;
+    bool evicted = false;
+    TimePoint not_before{};  // of another try to bring back what was evicted
+    int busy = 0;            // loads that go on, or wait for their turn
+    // Guarded by poll_turn_:
+    std::string seen;         // the fingerprint at the last look
+    std::string applied;      // that of the last load, whatever came of it
+    bool for_others = false;  // loaded because an ensemble needs it
   };
   using RecordPtr = std::shared_ptr<Record>;
 
@@ -106,6 +136,16 @@ class ModelRepository::State {
   Result<ServedPtr> look_up(const Snapshot& snapshot, std::string_view name,
                             std::string_view version) const;
   Result<void> unload_one(const RecordPtr& record, std::string_view reason);
+  Result<void> bring_back(const RecordPtr& record);
+  bool evict_one(const ModelPlan& plan);
+  struct Victim {
+    RecordPtr record;       // null: none now
+    bool may_come = false;  // when some are not in use any more
+  };
+  Victim choose_victim(const ModelPlan& plan) const;
+  bool part_of_another(const std::string& name) const;
+  std::vector<std::string> evict(Record& record, std::vector<ServedPtr>& old);
+  void poll_one(const std::string& name, const RecordPtr& record, const std::string& print);
 
   Engine& engine_;
   const RepositoryOptions options_;
@@ -119,6 +159,10 @@ class ModelRepository::State {
   std::shared_ptr<const Snapshot> snapshot_ = std::make_shared<const Snapshot>();
 
   std::atomic<std::uint64_t> generation_{1};  // of snapshot_; written with mutex_ held
+
+  std::mutex poll_turn_;                      // before any other
+  std::condition_variable_any stop_polling_;  // never told: its wait ends with the thread
+  std::jthread poller_;                       // last, so that it ends first
 };
 
 // ------------------------------------------------------------------------------------ finding
@@ -147,9 +191,15 @@ Result<ServedPtr> ModelRepository::State::look_up(const Snapshot& snapshot, std:
     return Error{ErrorCode::not_found, concat("there is no model ", quote(name))};
   }
   const Snapshot::Known& known = at->second;
-  if (version.empty() && !known.ready.empty()) return ServedPtr(known.ready.back().served.lock());
-  for (const Snapshot::Version& candidate : known.ready) {
-    if (candidate.version == version) return ServedPtr(candidate.served.lock());
+  for (auto candidate = known.ready.rbegin(); candidate != known.ready.rend(); ++candidate) {
+    if (!version.empty() && candidate->version != version) continue;
+    if (options_.eviction.enabled) {
+      const std::int64_t now = now_ns();
+      LastUse& used = *candidate->used;
+      if (now - used.load(std::memory_order_relaxed) > kUseGrain)
+        used.store(now, std::memory_order_relaxed);
+    }
+    return ServedPtr(candidate->served.lock());
   }
   for (const auto& [number, reason] : known.not_ready) {
     if (!version.empty() && number != version) continue;
@@ -166,11 +216,26 @@ Result<ServedPtr> ModelRepository::State::look_up(const Snapshot& snapshot, std:
                                             quote(version), "; ready are ", join(ready, ", "))};
 }
 
-Result<ServedPtr> ModelRepository::State::find(std::string_view name, std::string_view version) {
+Result<ServedPtr> ModelRepository::State::find_now(std::string_view name,
+                                                   std::string_view version) {
   // A version that went while an old snapshot was looked at is not in the new one.
   while (true) {
-    Result<ServedPtr> found = look_up(snapshot(), name, version);
+    const Snapshot& now = snapshot();
+    Result<ServedPtr> found = look_up(now, name, version);
+    if (found && *found) return found;
+    if (found) continue;
+    const auto at = now.models.find(name);
+    const bool evicted = at != now.models.end() && at->second.evicted;
+    if (!evicted || Clock::now() < at->second.not_before) return found;
+    return ServedPtr();
+  }
+}
+
+Result<ServedPtr> ModelRepository::State::find(std::string_view name, std::string_view version) {
+  while (true) {
+    Result<ServedPtr> found = find_now(name, version);
     if (!found || *found) return found;
+    if (RecordPtr evicted = record(name)) MILLRACE_TRY(bring_back(evicted));
   }
 }
 
@@ -179,10 +244,12 @@ void ModelRepository::State::publish() {
   auto next = std::make_shared<Snapshot>();
   for (const auto& [name, record] : records_) {
     Snapshot::Known& known = next->models[name];
+    known.evicted = record->evicted;
+    known.not_before = record->not_before;
     known.reason = record->reason.empty() ? "it was not loaded" : record->reason;
     for (const auto& [number, version] : record->versions) {
       if (version.served) {
-        known.ready.push_back({std::to_string(number), version.served});
+        known.ready.push_back({std::to_string(number), version.served, version.used});
       } else {
         known.not_ready.emplace_back(std::to_string(number),
                                      version.loading ? "it is being loaded" : version.reason);
@@ -233,7 +300,7 @@ bool ModelRepository::State::ready() const {
   std::lock_guard lock(mutex_);
   return std::all_of(records_.begin(), records_.end(), [](const auto& entry) {
     const Record& record = *entry.second;
-    if (!record.wanted) return true;
+    if (!record.wanted || record.evicted) return true;
     return !record.versions.empty() &&
            std::all_of(record.versions.begin(), record.versions.end(),
                        [](const auto& version) { return version.second.served != nullptr; });
@@ -269,8 +336,7 @@ Result<void> ModelRepository::State::add_places() {
   for (const ModelPlace& place : places) {
     RecordPtr& record = records_[place.name];
     if (record) continue;
-    record = std::make_shared<Record>();
-    record->place = place;
+    record = std::make_shared<Record>(place);
     changed = true;
   }
   if (changed) publish();
@@ -307,6 +373,18 @@ std::string ModelRepository::State::engine_name_of(const std::string& name, std:
 Result<void> ModelRepository::State::bring(const RecordPtr& record,
                                            const LoadParameters& parameters,
                                            std::vector<std::string>& above) {
+  struct Busy {
+    State& state;
+    Record& record;
+    Busy(State& in, Record& of) : state(in), record(of) { add(1); }
+    Busy(const Busy&) = delete;
+    ~Busy() { add(-1); }
+    void add(int by) const {
+      std::lock_guard lock(state.mutex_);
+      record.busy += by;
+    }
+  };
+  const Busy busy(*this, *record);
   Result<void> brought;
   while (true) {
     std::vector<std::string> missing;  // what an ensemble needs first
@@ -317,13 +395,13 @@ Result<void> ModelRepository::State::bring(const RecordPtr& record,
     }
     if (missing.empty()) break;
     // Not within this model's turn: turns are never taken one within another.
-    brought = bring_parts(record->place.name, missing, above);
+    brought = bring_parts(record->name, missing, above);
     if (brought) continue;
     std::lock_guard turn(record->turn);
     note_failure(record, brought.error());
     break;
   }
-  if (brought) rebuild_dependents(record->place.name, above);
+  if (brought) rebuild_dependents(record->name, above);
   return brought;
 }
 
@@ -352,7 +430,7 @@ Result<void> ModelRepository::State::bring_parts(const std::string& name,
 }
 
 void ModelRepository::State::note_failure(const RecordPtr& record, const Error& error) {
-  log_warning("model ", quote(record->place.name), " was not loaded: ", error.message);
+  log_warning("model ", quote(record->name), " was not loaded: ", error.message);
   std::lock_guard lock(mutex_);
   record->reason = error.message;
   for (auto& [number, version] : record->versions) {
@@ -365,18 +443,26 @@ void ModelRepository::State::note_failure(const RecordPtr& record, const Error& 
 Result<void> ModelRepository::State::bring_in_turn(const RecordPtr& record,
                                                    const LoadParameters& parameters,
                                                    std::vector<std::string>& missing) {
+  ModelPlace place;
   {
     std::lock_guard lock(mutex_);
     record->wanted = true;
+    place = record->place;
   }
-  MILLRACE_ASSIGN(const ModelPlan plan, plan_model(record->place, parameters, engine_));
+  MILLRACE_ASSIGN(const ModelPlan plan, plan_model(place, parameters, engine_));
+  {
+    std::lock_guard lock(mutex_);
+    record->parts.clear();
+    for (const EnsemblePart& part : plan.mapping.parts) record->parts.push_back(part.model);
+  }
   std::map<std::int64_t, Version> fresh;
   MILLRACE_TRY(load_all(record, plan, fresh, missing));
   std::map<std::int64_t, Version> old;  // let go outside of the lock
   std::lock_guard lock(mutex_);
   record->reason.clear();
-  record->parts.clear();
-  for (const EnsemblePart& part : plan.mapping.parts) record->parts.push_back(part.model);
+  record->evicted = false;
+  record->evictable = plan.mapping.evictable && parameters.config.empty() &&
+                      parameters.files.empty() && plan.mapping.parts.empty();
   old.swap(record->versions);
   record->versions = std::move(fresh);
   // What is not chosen any more stays listed, as unavailable.
@@ -427,10 +513,102 @@ Result<ModelRepository::State::Version> ModelRepository::State::load_one(
     std::vector<ServedPtr> parts) {
   Version out;
   out.engine_name = engine_name_of(plan.name, number);
-  MILLRACE_ASSIGN(EngineModel loaded,
-                  load_version(engine_, plan, number, out.engine_name, std::move(steps)));
+  Result<EngineModel> tried = load_version(engine_, plan, number, out.engine_name, steps);
+  while (!tried && tried.error().code == ErrorCode::out_of_memory && evict_one(plan)) {
+    tried = load_version(engine_, plan, number, out.engine_name, steps);
+  }
+  MILLRACE_ASSIGN(EngineModel loaded, std::move(tried));
   out.served = retirer_.adopt(std::move(loaded.served), out.engine_name, std::move(parts));
   return out;
+}
+
+/// The model idle the longest, of those that may go and whose going helps. With mutex_ held.
+ModelRepository::State::Victim ModelRepository::State::choose_victim(const ModelPlan& plan) const {
+  const auto on_its_devices = [&plan](const Version& version) {
+    const std::vector<DeviceId>& devices = plan.mapping.engine.devices;
+    const auto& placements = version.served->model.info().placements;
+    return devices.empty() ||
+           std::any_of(placements.begin(), placements.end(), [&](const auto& placement) {
+             return std::find(devices.begin(), devices.end(), placement.device) != devices.end();
+           });
+  };
+  Victim best;
+  std::int64_t oldest = now_ns() - std::chrono::nanoseconds(options_.eviction.idle_for).count();
+  for (const auto& [name, record] : records_) {
+    if (name == plan.name || !record->evictable) continue;
+    std::int64_t used = 0;
+    bool helps = false;
+    bool held = record->busy > 0;
+    for (const auto& [number, version] : record->versions) {
+      if (!version.served) continue;
+      used = std::max(used, version.used->load(std::memory_order_relaxed));
+      helps = helps || on_its_devices(version);
+      held = held || version.served.use_count() > 1;
+    }
+    best.may_come = best.may_come || (held && !part_of_another(name));
+    if (!helps || held || used > oldest) continue;
+    best.record = record;
+    oldest = used;
+  }
+  return best;
+}
+
+/// Whether an ensemble keeps it. With mutex_ held.
+bool ModelRepository::State::part_of_another(const std::string& name) const {
+  return std::any_of(records_.begin(), records_.end(), [&name](const auto& entry) {
+    const std::vector<std::string>& parts = entry.second->parts;
+    return std::find(parts.begin(), parts.end(), name) != parts.end();
+  });
+}
+
+/// Whether there is memory now that was not there before.
+bool ModelRepository::State::evict_one(const ModelPlan& plan) {
+  if (!options_.eviction.enabled) return false;
+  const TimePoint patience = Clock::now() + options_.eviction.patience;
+  std::vector<std::string> gone;
+  while (true) {
+    std::vector<ServedPtr> old;  // let go outside of the lock
+    std::unique_lock lock(mutex_);
+    const Victim victim = choose_victim(plan);
+    if (victim.record) {
+      log_info("model ", quote(victim.record->name), " gives way to ", quote(plan.name));
+      gone = evict(*victim.record, old);
+      break;
+    }
+    lock.unlock();
+    if (!victim.may_come || Clock::now() >= patience) return false;
+    std::this_thread::sleep_for(kLookForVictims);
+  }
+  const TimePoint until = Clock::now() + kUnloadPatience;
+  return std::all_of(gone.begin(), gone.end(),
+                     [&](const std::string& name) { return retirer_.wait_gone(name, until); });
+}
+
+/// The engine's names of what goes, which `old` holds to the last. With mutex_ held.
+std::vector<std::string> ModelRepository::State::evict(Record& record,
+                                                       std::vector<ServedPtr>& old) {
+  std::vector<std::string> gone;
+  record.evicted = true;
+  record.not_before = {};
+  for (auto& [number, version] : record.versions) {
+    if (!version.served) continue;
+    gone.push_back(version.engine_name);
+    old.push_back(std::move(version.served));
+    version.served = nullptr;
+    version.reason = kEvicted;
+  }
+  publish();
+  return gone;
+}
+
+Result<void> ModelRepository::State::bring_back(const RecordPtr& record) {
+  std::vector<std::string> above;
+  Result<void> brought = bring(record, {}, above);
+  if (brought) return brought;
+  std::lock_guard lock(mutex_);
+  record->not_before = Clock::now() + kRetryAfter;
+  publish();
+  return Error{ErrorCode::unavailable, brought.error().message};
 }
 
 /// An ensemble's steps with the engine's names of the models that are ready now, each held. What is
@@ -480,15 +658,13 @@ void ModelRepository::State::rebuild_dependents(const std::string& name,
       const bool uses =
           std::find(record->parts.begin(), record->parts.end(), name) != record->parts.end();
       const bool waits = std::find(above.begin(), above.end(), other) != above.end();
-      const bool loaded = std::any_of(record->versions.begin(), record->versions.end(),
-                                      [](const auto& version) { return version.second.served; });
-      if (uses && loaded && !waits) dependents.push_back(record);
+      if (uses && record->wanted && !waits) dependents.push_back(record);
     }
   }
   for (const RecordPtr& dependent : dependents) {
     if (const Result<void> rebuilt = bring(dependent, {}, above); !rebuilt) {
-      log_warning("ensemble ", quote(dependent->place.name), " goes on with the former ",
-                  quote(name), ": ", rebuilt.error().message);
+      log_warning("ensemble ", quote(dependent->name), " goes on with the former ", quote(name),
+                  ": ", rebuilt.error().message);
     }
   }
 }
@@ -496,6 +672,7 @@ void ModelRepository::State::rebuild_dependents(const std::string& name,
 // ------------------------------------------------------------------------------------ control
 
 Result<void> ModelRepository::State::open() {
+  std::lock_guard polling(poll_turn_);
   MILLRACE_TRY(add_places());
   std::vector<std::string> names;
   if (options_.mode == RepositoryMode::control) {
@@ -511,6 +688,8 @@ Result<void> ModelRepository::State::open() {
     MILLRACE_ASSIGN(const RecordPtr found, known_record(name));
     {
       std::lock_guard lock(mutex_);
+      found->applied =
+          fingerprint_of(found->place);  // before: what changes meanwhile is seen later
       const bool there = !found->versions.empty() && found->reason.empty();
       if (there) {  // brought along with an ensemble
         found->for_others = false;
@@ -521,7 +700,65 @@ Result<void> ModelRepository::State::open() {
     Result<void> brought = bring(found, {}, above);
     if (!brought && options_.strict) return brought;
   }
+  if (options_.mode != RepositoryMode::poll) return {};
+  try {
+    poller_ = std::jthread([this](const std::stop_token& stop) {
+      name_this_thread("mr-poll");
+      std::mutex mutex;
+      std::unique_lock lock(mutex);
+      while (!stop_polling_.wait_for(lock, stop, options_.poll_interval,
+                                     [&stop] { return stop.stop_requested(); })) {
+        try {
+          poll();
+        } catch (const std::exception& error) {
+          log_error("looking at the folders of models: ", error.what());
+        }
+      }
+    });
+  } catch (const std::system_error& error) {
+    return Error{ErrorCode::unavailable, concat("no thread to watch the folders: ", error.what())};
+  }
   return {};
+}
+
+/// Looks at everything once.
+void ModelRepository::State::poll() {
+  std::lock_guard turn(poll_turn_);
+  const Result<std::vector<ModelPlace>> places = look();
+  if (!places) return log_warning("the folders of models are not read: ", places.error().message);
+  std::map<std::string, std::string> prints;
+  for (const ModelPlace& place : *places) prints[place.name] = fingerprint_of(place);
+  if (const Result<void> added = add_places(); !added) return log_warning(added.error().message);
+  std::map<std::string, RecordPtr, std::less<>> all;
+  {
+    std::lock_guard lock(mutex_);
+    all = records_;
+    for (const ModelPlace& place : *places) {
+      const auto at = all.find(place.name);
+      if (at != all.end()) at->second->place = place;
+    }
+  }
+  for (const auto& [name, record] : all) {
+    const auto at = prints.find(name);
+    poll_one(name, record, at == prints.end() ? std::string(kGone) : at->second);
+  }
+}
+
+void ModelRepository::State::poll_one(const std::string& name, const RecordPtr& record,
+                                      const std::string& print) {
+  const bool stable = print == record->seen;
+  record->seen = print;
+  if (print == record->applied || !stable) return;
+  record->applied = print;
+  if (print != kGone) {
+    std::vector<std::string> above;
+    (void)bring(record, {}, above);  // what fails is in the log and in the index
+    return;
+  }
+  (void)unload_one(record, "its files are gone");
+  std::lock_guard lock(mutex_);
+  records_.erase(name);
+  publish();
 }
 
 Result<void> ModelRepository::State::load(std::string_view name, const LoadParameters& parameters) {
@@ -537,8 +774,7 @@ Result<void> ModelRepository::State::load(std::string_view name, const LoadParam
     std::lock_guard lock(mutex_);
     RecordPtr& made = records_[std::string(name)];
     if (!made) {
-      made = std::make_shared<Record>();
-      made->place = {std::string(name), "", true};
+      made = std::make_shared<Record>(ModelPlace{std::string(name), "", true});
     }
     target = made;
   }
@@ -555,6 +791,7 @@ Result<void> ModelRepository::State::unload_one(const RecordPtr& record, std::st
   std::vector<ServedPtr> old;  // let go outside of the lock
   std::lock_guard lock(mutex_);
   record->wanted = false;
+  record->evicted = false;
   record->for_others = false;
   record->parts.clear();
   record->reason = reason;
@@ -616,6 +853,10 @@ Result<ServedPtr> ModelRepository::find(std::string_view name, std::string_view 
   return state_->find(name, version);
 }
 
+Result<ServedPtr> ModelRepository::find_now(std::string_view name, std::string_view version) const {
+  return state_->find_now(name, version);
+}
+
 std::vector<ServedPtr> ModelRepository::served(std::string_view name) const {
   return state_->served(name);
 }
@@ -631,5 +872,7 @@ Result<void> ModelRepository::unload(std::string_view name, bool unload_dependen
 }
 
 bool ModelRepository::ready() const { return state_->ready(); }
+
+void ModelRepository::look_again() { state_->poll(); }
 
 }  // namespace millrace

@@ -28,6 +28,8 @@ struct EvictionPolicy {
   bool enabled = false;
   /// Only models that nobody asked for in so long, those idle the longest first.
   Duration idle_for{};
+  /// How long a load waits for a model to go that is in use just now.
+  Duration patience = std::chrono::seconds(10);
 };
 
 struct RepositoryOptions {
@@ -98,6 +100,10 @@ class ModelRepository {
   /// not_found (unknown model or version), unavailable (known but not ready, and why).
   [[nodiscard]] Result<std::shared_ptr<const ServedModel>> find(std::string_view name,
                                                                 std::string_view version) const;
+  /// The same without ever waiting: null for a model that was evicted, which `find` would load
+  /// again, on a thread that may wait.
+  [[nodiscard]] Result<std::shared_ptr<const ServedModel>> find_now(std::string_view name,
+                                                                    std::string_view version) const;
   /// All versions that are ready: of one model, or of all where the name is empty.
   [[nodiscard]] std::vector<std::shared_ptr<const ServedModel>> served(std::string_view name) const;
   [[nodiscard]] std::vector<RepositoryEntry> index() const;
@@ -110,6 +116,10 @@ class ModelRepository {
   Result<void> unload(std::string_view name, bool unload_dependents);
   /// Whether every model that should be loaded is.
   [[nodiscard]] bool ready() const;
+  /// Looks at the folders now, as mode `poll` does every so often: what changed since it was
+  /// loaded, and is the same as when it was looked at last, is loaded again or unloaded. Returns
+  /// when that is done.
+  void look_again();
 
  private:
   class State;

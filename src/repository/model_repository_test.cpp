@@ -375,5 +375,344 @@ TEST_F(Repository, GoesWhileAModelIsHeld) {
   held.reset();
 }
 
+// ------------------------------------------------------------------------------------ watching
+
+class Watched : public Repository {
+ protected:
+  std::unique_ptr<ModelRepository> watch(Duration interval = 1h) {
+    RepositoryOptions options;
+    options.folders = {folder_.path()};
+    options.mode = RepositoryMode::poll;
+    options.poll_interval = interval;
+    return opened(engine_, std::move(options));
+  }
+};
+
+TEST_F(Watched, LoadsWhatCameAndUnloadsWhatWent) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = watch();
+  EXPECT_TRUE(repository->find("a", "").ok());
+  folder_.reference("b", 1, width(2));
+  folder_.reference("a", 2, width(2));
+  repository->look_again();
+  EXPECT_FALSE(repository->find("b", "").ok());  // seen once
+  EXPECT_EQ((*repository->find("a", ""))->version, "1");
+  repository->look_again();
+  EXPECT_TRUE(repository->find("b", "").ok());
+  EXPECT_EQ((*repository->find("a", ""))->version, "2");
+  folder_.remove("a");
+  repository->look_again();
+  EXPECT_TRUE(repository->find("a", "").ok());
+  repository->look_again();
+  EXPECT_EQ(repository->find("a", "").error().code, ErrorCode::not_found);
+  EXPECT_TRUE(repository->ready());
+}
+
+TEST_F(Watched, LeavesFilesAloneThatStillChange) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = watch();
+  const auto before = *repository->find("a", "");
+  const std::string whole = width(3);
+  for (std::size_t bytes = 1; bytes < whole.size(); bytes += 9) {
+    folder_.reference("a", 1, whole.substr(0, bytes));  // as while it is copied
+    repository->look_again();
+    EXPECT_EQ(*repository->find("a", ""), before);
+    EXPECT_EQ(entry_of(*repository, "a", "1").reason, "");  // nor was it tried
+  }
+  folder_.reference("a", 1, whole);
+  repository->look_again();
+  repository->look_again();
+  EXPECT_EQ(width_of(**repository->find("a", "")), 3);
+}
+
+TEST_F(Watched, DoesNotTryABadVersionAgainUntilItChanges) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = watch();
+  folder_.reference("a", 2, kBroken);
+  repository->look_again();
+  repository->look_again();
+  EXPECT_EQ((*repository->find("a", ""))->version, "1");
+  EXPECT_THAT(entry_of(*repository, "a", "1").reason, HasSubstr("loading fails"));
+  const std::vector<std::string> names = engine_.model_names();
+  repository->look_again();
+  EXPECT_EQ(engine_.model_names(), names);
+  folder_.reference("a", 2, width(2));
+  repository->look_again();
+  repository->look_again();
+  EXPECT_EQ((*repository->find("a", ""))->version, "2");
+}
+
+TEST_F(Watched, AnEnsembleComesWhenWhatItNeedsDoes) {
+  folder_.write("both/config.pbtxt", R"(
+    platform: "ensemble"
+    output { name: "out" }
+    ensemble_scheduling {
+      step { model_name: "first" input_map { key: "input" value: "in" }
+             output_map { key: "output" value: "out" } }
+    })");
+  const auto repository = watch();
+  EXPECT_FALSE(repository->find("both", "").ok());
+  folder_.reference("first", 1, kIdentity);
+  repository->look_again();
+  repository->look_again();
+  const auto found = repository->find("both", "");
+  EXPECT_TRUE(found.ok()) << error_of(found);
+}
+
+TEST_F(Watched, LooksByItself) {
+  folder_.reference("a", 1, width(1));
+  const auto repository = watch(1ms);
+  folder_.reference("b", 1, width(1));
+  while (!repository->find("b", "").ok()) std::this_thread::sleep_for(1ms);
+}
+
+// ------------------------------------------------------------------------------------ eviction
+
+class Evicting : public ::testing::Test {
+ protected:
+  void add(const std::string& name, std::string_view more = "", std::string_view weights = "3MiB") {
+    folder_.reference(
+        name, 1,
+        R"({"kind": "identity", "options": {"shape": "4", "max_items": 1, "weights_bytes": ")" +
+            std::string(weights) + "\"}}");
+    folder_.write(name + "/config.pbtxt", more);
+  }
+  std::unique_ptr<ModelRepository> open(std::vector<std::string> at_start, EvictionPolicy policy) {
+    RepositoryOptions options;
+    options.folders = {folder_.path()};
+    options.mode = RepositoryMode::control;
+    options.load_at_start = std::move(at_start);
+    options.eviction = policy;
+    return opened(engine_, std::move(options));
+  }
+
+  TestFolder folder_;
+  Engine engine_ = host_engine(std::size_t{8} << 20);
+};
+
+TEST_F(Evicting, IsOffUnlessAskedFor) {
+  for (const char* name : {"a", "b", "c"}) add(name);
+  const auto repository = open({"a", "b", "c"}, {});
+  EXPECT_TRUE(repository->find("a", "").ok());
+  EXPECT_TRUE(repository->find("b", "").ok());
+  EXPECT_FALSE(repository->find("c", "").ok());
+}
+
+TEST_F(Evicting, TheModelIdleTheLongestGivesWayAndComesBack) {
+  for (const char* name : {"a", "b", "c"}) add(name);
+  const auto repository = open({"a", "b"}, {.enabled = true, .idle_for = {}});
+  std::this_thread::sleep_for(20ms);  // the grain in which uses are told apart
+  ASSERT_TRUE(repository->find("a", "").ok());
+  ASSERT_TRUE(repository->load("c", {}).ok());
+  EXPECT_EQ(entry_of(*repository, "a", "1").state, "READY");
+  EXPECT_EQ(entry_of(*repository, "b", "1").state, "UNAVAILABLE");
+  EXPECT_THAT(entry_of(*repository, "b", "1").reason, HasSubstr("evicted"));
+  EXPECT_TRUE(repository->ready());
+  const auto now = repository->find_now("b", "");
+  ASSERT_TRUE(now.ok()) << error_of(now);
+  EXPECT_EQ(*now, nullptr);
+  const auto back = repository->find("b", "");
+  ASSERT_TRUE(back.ok()) << error_of(back);
+  EXPECT_TRUE(ask((*back)->model, 4).ok());
+  EXPECT_EQ(repository->served("").size(), 2U);
+}
+
+TEST_F(Evicting, SparesWhatMayNotGo) {
+  add("a", "parameters { key: \"millrace.evict\" value { string_value: \"no\" } }");
+  add("b");
+  add("c");
+  const auto repository = open({"a", "b"}, {.enabled = true, .idle_for = {}, .patience = {}});
+  auto held = *repository->find("b", "");
+  EXPECT_FALSE(repository->load("c", {}).ok());  // one may not go, the other is in use
+  held.reset();
+  EXPECT_TRUE(repository->load("c", {}).ok());
+  EXPECT_EQ(entry_of(*repository, "a", "1").state, "READY");
+  EXPECT_NE(entry_of(*repository, "b", "1").state, "READY");
+}
+
+TEST_F(Evicting, SparesWhatWasUsedNotLongAgo) {
+  for (const char* name : {"a", "b", "c"}) add(name);
+  const auto repository = open({"a", "b"}, {.enabled = true, .idle_for = 1h, .patience = {}});
+  EXPECT_FALSE(repository->load("c", {}).ok());
+  EXPECT_EQ(repository->served("").size(), 2U);
+}
+
+TEST_F(Evicting, AModelThatDoesNotFitAtAllIsRefusedAndTheOthersComeBack) {
+  add("a");
+  add("big", "", "30MiB");
+  const auto repository = open({"a"}, {.enabled = true, .idle_for = {}});
+  EXPECT_FALSE(repository->load("big", {}).ok());
+  EXPECT_TRUE(repository->find("a", "").ok());
+}
+
+TEST_F(Evicting, ManyCallersOfMoreModelsThanFitAreAllAnswered) {
+  for (const char* name : {"a", "b", "c"}) add(name);
+  const auto repository = open({"a", "b", "c"}, {.enabled = true, .idle_for = {}, .patience = 60s});
+  std::atomic<int> answered{0};
+  std::vector<std::string> failures;
+  std::mutex mutex;
+  {
+    std::vector<std::jthread> callers;
+    for (const char* name : {"a", "b", "c"}) {
+      callers.emplace_back([&, name] {
+        for (int i = 0; i < 30; ++i) {
+          const auto found = repository->find(name, "");
+          const auto answer = found ? ask((*found)->model, 4) : Result<Response>(found.error());
+          if (answer) {
+            ++answered;
+          } else {
+            std::lock_guard lock(mutex);
+            failures.push_back(answer.error().message);
+          }
+        }
+      });
+    }
+  }
+  EXPECT_EQ(answered, 90);
+  EXPECT_EQ(failures, std::vector<std::string>());
+}
+
+// ------------------------------------------------------------------------------------ warm-up
+
+TEST_F(Repository, WarmsAVersionBeforeItTakesOver) {
+  folder_.reference("a", 1, R"({"kind": "fail", "options": {"shape": "4", "at": 5}})");
+  const auto with = [&](int count) {
+    folder_.write("a/config.pbtxt",
+                  "max_batch_size: 4 model_warmup { name: \"zeros\" batch_size: 2 count: " +
+                      std::to_string(count) +
+                      " inputs { key: \"input\" value { data_type: TYPE_FP32 dims: 4 random_data: "
+                      "true } } }");
+  };
+  with(5);
+  const auto repository = open(RepositoryMode::control, {"a"});
+  EXPECT_THAT(error_of(repository->find("a", "")),
+              HasSubstr("config.pbtxt:1:19: model_warmup[0]: "));
+  EXPECT_TRUE(engine_.model_names().empty());
+  with(4);
+  ASSERT_TRUE(repository->load("a", {}).ok());
+  // The fifth call is a client's.
+  const auto found = *repository->find("a", "");
+  EXPECT_EQ(found->model.statistics().succeeded, 4U);
+  EXPECT_EQ(found->model.statistics().items, 8U);
+  EXPECT_FALSE(ask(found->model, 4).ok());
+}
+
+TEST_F(Repository, WarmsWithAFile) {
+  folder_.reference("a", 1, kIdentity);
+  const auto with = [&](const std::string& file) {
+    folder_.write("a/config.pbtxt",
+                  "model_warmup { inputs { key: \"input\" value { dims: 4 input_data_file: \"" +
+                      file + "\" } } }");
+  };
+  folder_.write("a/warmup/good", std::string(16, 'x'));
+  folder_.write("a/warmup/short", std::string(15, 'x'));
+  const auto repository = open(RepositoryMode::control);
+  with("short");
+  EXPECT_THAT(error_of(repository->load("a", {})),
+              HasSubstr("expected 16 bytes in \"short\", got 15"));
+  with("none");
+  EXPECT_EQ(repository->load("a", {}).error().code, ErrorCode::not_found);
+  with("../1/model.reference.json");
+  EXPECT_THAT(error_of(repository->load("a", {})), HasSubstr("in the model's folder \"warmup\""));
+  with("good");
+  const auto loaded = repository->load("a", {});
+  EXPECT_TRUE(loaded.ok()) << error_of(loaded);
+}
+
+// ------------------------------------------------------------------------------------ completion
+
+class Completed : public Repository {
+ protected:
+  std::string refusal(std::string_view config, std::string_view model = kIdentity) {
+    folder_.reference("a", 1, model);
+    folder_.write("a/config.pbtxt", config);
+    return error_of(open()->find("a", ""));
+  }
+};
+
+TEST_F(Completed, SaysWhatDiffersFromTheModel) {
+  EXPECT_EQ(refusal("max_batch_size: 8 input { name: \"input\" data_type: TYPE_FP32 dims: 4 }"),
+            "no error");
+  EXPECT_EQ(refusal("max_batch_size: 8 input { name: \"input\" dims: -1 }"), "no error");
+  EXPECT_THAT(
+      refusal("max_batch_size: 8\ninput { name: \"x\" }"),
+      HasSubstr("config.pbtxt:2:9: input[0].name: the model has no input \"x\"; it has \"input\""));
+  EXPECT_THAT(refusal("max_batch_size: 8 input { name: \"input\" data_type: TYPE_INT8 }"),
+              HasSubstr("\"input\" is FP32 in the model, got TYPE_INT8"));
+  EXPECT_THAT(
+      refusal("max_batch_size: 8 output { name: \"output\" dims: [ 4, 1 ] }"),
+      HasSubstr(
+          "\"output\" is [4] in the model (without the batch axis, since max_batch_size is not 0), "
+          "got [4,1]"));
+  EXPECT_THAT(refusal("max_batch_size: 8 input { name: \"input\" dims: [ -1, 4 ] }"),
+              HasSubstr("got [-1,4]"));
+  EXPECT_THAT(refusal("max_batch_size: 8 input { name: \"input\" } input { name: \"input\" }"),
+              HasSubstr("there twice"));
+  EXPECT_THAT(refusal("max_batch_size: 8 input { name: \"input\" is_shape_tensor: true }"),
+              HasSubstr("is none in the model"));
+  EXPECT_THAT(refusal("name: \"b\""), HasSubstr("config.pbtxt:1:1: name: expected \"a\""));
+}
+
+TEST_F(Completed, AModelWithoutABatchAxisHasNoBatches) {
+  constexpr std::string_view kWhole =
+      R"({"kind": "identity", "options": {"shape": "4", "batched": 0}})";
+  EXPECT_EQ(refusal("input { name: \"input\" dims: 4 }", kWhole), "no error");
+  EXPECT_THAT(refusal("max_batch_size: 8", kWhole),
+              HasSubstr("config.pbtxt:1:1: max_batch_size: "));
+  EXPECT_THAT(refusal("max_batch_size: 8", kWhole), HasSubstr("it has no batch dimension"));
+}
+
+TEST_F(Completed, WholeShapesOfAModelThatIsBatchedAreRefusedWhereRequestsWouldBeCombined) {
+  EXPECT_THAT(refusal("max_batch_size: 0"),
+              HasSubstr("the first dimension of this model is its batch axis"));
+  EXPECT_THAT(refusal("input { name: \"input\" dims: [ -1, 4 ] }"), HasSubstr("its batch axis"));
+  EXPECT_TRUE(engine_.model_names().empty());
+}
+
+TEST_F(Completed, OutputsThatAreStatedAnswerByDefault) {
+  folder_.reference("a", 1, R"({"kind": "identity", "options": {"shape": "4", "inputs": 2}})");
+  folder_.write("a/config.pbtxt", "output { name: \"output1\" }");
+  const auto repository = open();
+  const auto found = repository->find("a", "");
+  ASSERT_TRUE(found.ok()) << error_of(found);
+  EXPECT_EQ((*found)->default_outputs, std::vector<std::string>{"output1"});
+  EXPECT_EQ((*found)->config->output_size(), 1);
+  EXPECT_EQ((*found)->config->input_size(), 2);
+}
+
+TEST_F(Completed, ReadsLabels) {
+  folder_.reference("a", 1, kIdentity);
+  folder_.write("a/labels.txt", "cat\ndog\n");
+  folder_.write("a/config.pbtxt", "output { name: \"output\" label_filename: \"labels.txt\" }");
+  const auto found = open()->find("a", "");
+  ASSERT_TRUE(found.ok()) << error_of(found);
+  EXPECT_EQ((*found)->labels.at("output"), (std::vector<std::string>{"cat", "dog"}));
+  EXPECT_THAT(refusal("output { name: \"output\" label_filename: \"none.txt\" }"),
+              HasSubstr("config.pbtxt:1:25: output[0].label_filename: "));
+  EXPECT_THAT(refusal("output { name: \"output\" label_filename: \"../labels.txt\" }"),
+              HasSubstr("within"));
+}
+
+TEST_F(Completed, ReferenceModelsMayComeFromAParameter) {
+  folder_.write("a/config.pbtxt",
+                "backend: \"reference\" parameters { key: \"model\" value { string_value: "
+                "\"reference:identity?shape=7\" } }");
+  const auto found = open()->find("a", "1");
+  ASSERT_TRUE(found.ok()) << error_of(found);
+  EXPECT_EQ(width_of(**found), 7);
+}
+
+TEST_F(Completed, SaysWhichFileItWants) {
+  folder_.write("a/1/other.onnx", "");
+  folder_.write("a/config.pbtxt", "backend: \"onnxruntime\"");
+  EXPECT_THAT(error_of(open()->find("a", "")), HasSubstr("expected model.onnx or model.ort in "));
+  folder_.write("a/config.pbtxt", "default_model_filename: \"more.onnx\"");
+  EXPECT_THAT(error_of(open()->find("a", "")), HasSubstr("which default_model_filename names"));
+  folder_.write("a/config.pbtxt", "");
+  folder_.write("a/1/model.onnx", "");
+  folder_.write("a/1/model.plan", "");
+  EXPECT_THAT(error_of(open()->find("a", "")), HasSubstr("(model.plan, model.onnx): name one"));
+}
+
 }  // namespace
 }  // namespace millrace
