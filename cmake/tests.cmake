@@ -193,6 +193,16 @@ foreach(source IN LISTS sources)
   add_dependencies(benchmarks bench_${name})
 endforeach()
 
+# What the server is compared with: server_NAME.
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/server/*.cpp")
+foreach(source IN LISTS sources)
+  cmake_path(GET source STEM name)
+  add_executable(server_${name} "${source}")
+  target_link_libraries(server_${name} PRIVATE millrace_server millrace_cli11 millrace_flags)
+  millrace_sanitizer_options(server_${name})
+  add_dependencies(benchmarks server_${name})
+endforeach()
+
 # An outside project, built against an installed tree. Sanitizers would have to be asked for there as well.
 if(NOT MILLRACE_SANITIZE AND NOT MILLRACE_ROOMS_ONLY)
   add_test(NAME package COMMAND "${CMAKE_COMMAND}" -D "build=${CMAKE_BINARY_DIR}" -D "generator=${CMAKE_GENERATOR}"
