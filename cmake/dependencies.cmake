@@ -68,7 +68,7 @@ millrace_find_archive(millrace_zlib zlib.h libz.a)
 # Of the server: Boost's headers, and gRPC with everything under it, as static archives that rescan one another.
 millrace_find_headers(millrace_boost boost/beast.hpp
   MINIMUM 1_81 VERSION_FILE boost/version.hpp PATTERN "BOOST_LIB_VERSION \"([0-9_]+)\"")
-target_compile_definitions(millrace_boost INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_VISIBILITY BOOST_BEAST_USE_STD_STRING_VIEW)
+target_compile_definitions(millrace_boost INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_VISIBILITY)
 millrace_find_archive(millrace_ssl openssl/ssl.h libssl.a)
 millrace_find_archive(millrace_crypto openssl/ssl.h libcrypto.a)
 target_include_directories(millrace_crypto SYSTEM INTERFACE "${MILLRACE_FALLBACK}/include/x86_64-linux-gnu")
