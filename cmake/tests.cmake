@@ -195,6 +195,7 @@ endforeach()
 
 # What the server is compared with: server_NAME.
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/server/*.cpp")
+list(FILTER sources EXCLUDE REGEX "/grpc[^/]*$")
 foreach(source IN LISTS sources)
   cmake_path(GET source STEM name)
   add_executable(server_${name} "${source}")
@@ -202,6 +203,12 @@ foreach(source IN LISTS sources)
   millrace_sanitizer_options(server_${name})
   add_dependencies(benchmarks server_${name})
 endforeach()
+# What servers cost, against ones that do nothing on the same library.
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/bench/server/grpc*.cpp")
+add_executable(bench_server_grpc ${sources})
+target_link_libraries(bench_server_grpc PRIVATE millrace_server millrace_flags)
+millrace_sanitizer_options(bench_server_grpc VENDOR)
+add_dependencies(benchmarks bench_server_grpc)
 
 # An outside project, built against an installed tree. Sanitizers would have to be asked for there as well.
 if(NOT MILLRACE_SANITIZE AND NOT MILLRACE_ROOMS_ONLY)
