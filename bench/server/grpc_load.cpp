@@ -50,10 +50,10 @@ GrpcLoadResult run_grpc_load(const GrpcLoad& load) {
   bool ok = false;
   while (in_flight > 0 && queue.Next(&tag, &ok)) {
     const std::unique_ptr<Call> call(static_cast<Call*>(tag));
-    if (call->status.ok()) {
+    if (call->status.ok() && call->answer.Length() > 0) {
       ++result.answers;
     } else if (result.errors++ == 0) {
-      result.first_error = call->status.error_message();
+      result.first_error = call->status.ok() ? "an empty answer" : call->status.error_message();
     }
     if (std::chrono::steady_clock::now() - begin < load.duration) {
       start(stub, request, queue);

@@ -264,9 +264,7 @@ class CoreServer final : public GrpcServer {
     grpc_server_credentials_release(plain);
     grpc_server_start(server_);
     const std::string answer = prepared_answer();
-    grpc_slice slice = grpc_slice_from_copied_buffer(answer.data(), answer.size());
-    answer_ = grpc_raw_byte_buffer_create(&slice, 1);
-    grpc_slice_unref(slice);
+    answer_ = grpc_slice_from_copied_buffer(answer.data(), answer.size());
     for (int i = 0; i < kWaitingCalls; ++i) (new Call(this))->ask();
     thread_ = std::thread([this] { run(); });
   }
@@ -276,7 +274,7 @@ class CoreServer final : public GrpcServer {
     thread_.join();
     grpc_server_destroy(server_);
     grpc_completion_queue_destroy(queue_);
-    grpc_byte_buffer_destroy(answer_);
+    grpc_slice_unref(answer_);
     grpc_shutdown();
   }
   int port() const override { return port_; }
@@ -298,15 +296,17 @@ class CoreServer final : public GrpcServer {
     void answer() {
       answered = true;
       (new Call(server))->ask();
+      grpc_byte_buffer* body = grpc_raw_byte_buffer_create(&server->answer_, 1);
       std::array<grpc_op, 4> ops{};
       ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
       ops[1].op = GRPC_OP_SEND_MESSAGE;
-      ops[1].data.send_message.send_message = server->answer_;
+      ops[1].data.send_message.send_message = body;
       ops[2].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
       ops[2].data.send_status_from_server.status = GRPC_STATUS_OK;
       ops[3].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
       ops[3].data.recv_close_on_server.cancelled = &cancelled;
       grpc_call_start_batch(call, ops.data(), ops.size(), this, nullptr);
+      grpc_byte_buffer_destroy(body);
     }
     CoreServer* server;
     grpc_call* call = nullptr;
@@ -340,7 +340,7 @@ class CoreServer final : public GrpcServer {
   grpc_completion_queue* queue_ = nullptr;
   grpc_server* server_ = nullptr;
   void* method_ = nullptr;
-  grpc_byte_buffer* answer_ = nullptr;
+  grpc_slice answer_{};
   int port_ = 0;
   std::thread thread_;
 };

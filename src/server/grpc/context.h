@@ -1,0 +1,92 @@
+// What all calls of a gRPC server share.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "base/thread.h"
+#include "server/grpc/events.h"
+#include "server/grpc/infer_request.h"
+#include "server/grpc/server.h"
+#include "server/service.h"
+
+namespace millrace::server {
+
+/// How many inferences and bytes of messages are in the server at a time.
+class Budget {
+ public:
+  Budget(std::size_t max_calls, std::size_t max_bytes) noexcept
+      : max_calls_(max_calls), max_bytes_(max_bytes) {}
+  /// False, and nothing is taken, where that is beyond a limit.
+  [[nodiscard]] bool take(std::size_t bytes) noexcept;
+  void give(std::size_t bytes) noexcept;
+  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  const std::size_t max_calls_;
+  const std::size_t max_bytes_;
+  std::atomic<std::uint64_t> calls_{0};
+  std::atomic<std::uint64_t> bytes_{0};
+};
+
+/// A few threads for what may take long: loading a model, mapping memory. They start when needed.
+class Workers {
+ public:
+  void run(std::function<void()> task);
+  /// Runs what is left.
+  ~Workers();
+
+ private:
+  void work();
+  static constexpr std::size_t kMostThreads = 8;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<Thread> threads_;
+  std::size_t idle_ = 0;
+  bool stopping_ = false;
+};
+
+struct GrpcContext {
+  GrpcContext(Service& the_service, GrpcOptions the_options);
+
+  Service& service;
+  const GrpcOptions options;
+  const ReceiveBuffer receive;
+  Budget budget;
+  Workers workers;
+
+  std::atomic<std::uint64_t> calls{0}, failed{0}, refused{0}, received_bytes{0}, sent_bytes{0};
+
+  /// Objects that wait for an event or an answer. The queues end when there are none.
+  std::atomic<std::int64_t> live{0};
+  void add_live() noexcept { live.fetch_add(1); }
+  void drop_live() noexcept {
+    if (live.fetch_sub(1) == 1) live.notify_all();
+  }
+  void wait_until_none_live() noexcept;
+};
+
+enum class Access : std::uint8_t { open, client, control };
+/// Whether the bearer token that came with a call opens it. Errors: nothing but the text: the
+/// status is UNAUTHENTICATED.
+[[nodiscard]] std::optional<std::string> refusal(const GrpcOptions& options, Access access,
+                                                 const Metadata& metadata);
+
+// Statuses of gRPC that are no ErrorCode.
+inline constexpr int kStatusOk = 0;
+inline constexpr int kStatusCancelled = 1;
+inline constexpr int kStatusUnauthenticated = 16;
+
+/// What a refused request is told.
+[[nodiscard]] Error over_budget();
+
+}  // namespace millrace::server

@@ -1,0 +1,203 @@
+#include "server/grpc/server.h"
+
+#include <algorithm>
+#include <climits>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include "base/text.h"
+#include "base/thread.h"
+#include "base/try.h"
+#include "server/grpc/context.h"
+#include "server/grpc/infer_call.h"
+#include "server/grpc/methods.h"
+#include "server/grpc/other_call.h"
+
+namespace millrace::server {
+namespace {
+
+constexpr int kWaitingInferCalls = 64;  // of each queue
+constexpr int kWaitingOtherCalls = 8;
+
+/// The one method that gRPC finds by itself. It reads its message before the call is handed over.
+class InferMethod final : public grpc::Service {
+ public:
+  InferMethod()
+      : method_(new grpc::internal::RpcServiceMethod(
+            kInferPath.data(), grpc::internal::RpcMethod::NORMAL_RPC, nullptr)) {
+    AddMethod(method_);  // which owns it from here on
+  }
+  /// What gRPC's C library knows it by, once the server is built.
+  [[nodiscard]] void* handle() const noexcept { return method_->server_tag(); }
+
+ private:
+  grpc::internal::RpcServiceMethod* method_;
+};
+
+int queue_count(int asked) noexcept {
+  if (asked > 0) return asked;
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8);
+}
+
+int as_int(std::size_t value) noexcept {
+  return static_cast<int>(std::min<std::size_t>(value, INT_MAX));
+}
+
+std::shared_ptr<grpc::ServerCredentials> credentials(const std::optional<GrpcTls>& tls) {
+  if (!tls) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(
+      tls->client_authorities.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                                      : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  options.pem_key_cert_pairs.push_back({tls->key, tls->certificates});
+  options.pem_root_certs = tls->client_authorities;
+  return grpc::SslServerCredentials(options);
+}
+
+void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
+  const auto milliseconds = [](std::chrono::milliseconds time) {
+    return static_cast<int>(std::min<std::int64_t>(time.count(), INT_MAX));
+  };
+  builder.SetMaxReceiveMessageSize(as_int(options.max_request_bytes));
+  builder.SetMaxSendMessageSize(-1);
+  // Messages are decompressed here, where what they grow to has a limit.
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_calls_per_connection);
+  if (options.keepalive_time.count() > 0) {
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(options.keepalive_time));
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                               milliseconds(options.keepalive_timeout));
+  }
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             milliseconds(options.min_ping_interval));
+}
+
+/// A completion queue, its thread, and the calls on it.
+class Queue {
+ public:
+  Queue(GrpcContext& context, grpc_server* server, void* method, grpc::ServerCompletionQueue& queue)
+      : queue_(queue), infer_(context, server, method, queue.cq()) {
+    for (int i = 0; i < kWaitingOtherCalls; ++i) {
+      others_.push_back(std::make_unique<OtherCalls>(context, server, queue.cq()));
+    }
+  }
+  Result<void> start(int number) {
+    for (int i = 0; i < kWaitingInferCalls; ++i) infer_.arm();
+    for (const auto& other : others_) other->ask();
+    MILLRACE_ASSIGN(thread_, Thread::start(concat("grpc-", number), [this] { run(); }));
+    return {};
+  }
+  /// When nothing waits for an event any more.
+  void end() {
+    queue_.Shutdown();
+    if (!thread_.joinable()) run();
+    thread_.join();
+  }
+
+ private:
+  void run() {
+    for (;;) {
+      const grpc_event event =
+          grpc_completion_queue_next(queue_.cq(), gpr_inf_future(GPR_CLOCK_MONOTONIC), nullptr);
+      if (event.type == GRPC_QUEUE_SHUTDOWN) return;
+      static_cast<Event*>(event.tag)->happened(event.success != 0);
+    }
+  }
+
+  grpc::ServerCompletionQueue& queue_;
+  InferQueue infer_;
+  std::vector<std::unique_ptr<OtherCalls>> others_;
+  Thread thread_;
+};
+
+}  // namespace
+
+class GrpcServer::State {
+ public:
+  State(Service& service, GrpcOptions options) : context(service, std::move(options)) {}
+  ~State() { stop(Clock::now()); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  Result<void> start() {
+    grpc::ServerBuilder builder;
+    configure(context.options, builder);
+    const std::string address = concat(context.options.host, ":", context.options.port);
+    builder.AddListeningPort(address, credentials(context.options.tls), &port);
+    builder.RegisterService(&infer);
+    builder.RegisterAsyncGenericService(&others);  // so that gRPC answers no method by itself
+    for (int i = 0; i < queue_count(context.options.queues); ++i) {
+      completion.push_back(builder.AddCompletionQueue());
+    }
+    server = builder.BuildAndStart();
+    if (!server || port == 0) {
+      return Error{ErrorCode::unavailable,
+                   concat("cannot listen on ", address,
+                          " for gRPC: is the port in use, is the address this machine's, are the "
+                          "certificates and the key a pair?")};
+    }
+    for (const auto& one : completion) {
+      queues.push_back(std::make_unique<Queue>(context, server->c_server(), infer.handle(), *one));
+    }
+    int number = 0;
+    for (const auto& queue : queues) MILLRACE_TRY(queue->start(number++));
+    return {};
+  }
+
+  void stop(TimePoint until) noexcept {
+    const std::scoped_lock lock(stopping);
+    if (!server) {
+      return;
+    }
+    const auto left = std::max(until - Clock::now(), Duration::zero());
+    server->Shutdown(std::chrono::system_clock::now() + left);
+    context.wait_until_none_live();
+    for (const auto& queue : queues) queue->end();
+    server.reset();
+  }
+
+  GrpcContext context;
+  InferMethod infer;
+  grpc::AsyncGenericService others;
+  std::vector<std::unique_ptr<grpc::ServerCompletionQueue>> completion;
+  std::vector<std::unique_ptr<Queue>> queues;
+  std::unique_ptr<grpc::Server> server;
+  std::mutex stopping;
+  int port = 0;
+};
+
+GrpcServer::GrpcServer(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+GrpcServer::~GrpcServer() = default;
+
+Result<std::unique_ptr<GrpcServer>> GrpcServer::start(Service& service, GrpcOptions options) {
+  auto state = std::make_unique<State>(service, std::move(options));
+  MILLRACE_TRY(state->start());
+  return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(state)));
+}
+
+int GrpcServer::port() const noexcept { return state_->port; }
+
+GrpcCounters GrpcServer::counters() const noexcept {
+  const GrpcContext& context = state_->context;
+  return {.calls = context.calls,
+          .failed = context.failed,
+          .refused = context.refused,
+          .received_bytes = context.received_bytes,
+          .sent_bytes = context.sent_bytes,
+          .calls_in_flight = context.budget.calls(),
+          .bytes_in_flight = context.budget.bytes()};
+}
+
+void GrpcServer::stop(TimePoint until) noexcept { state_->stop(until); }
+
+}  // namespace millrace::server
