@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "base/log.h"
+#include "server/grpc/stream_call.h"
 
 namespace millrace::server {
 
@@ -69,6 +69,12 @@ GrpcContext::GrpcContext(Service& the_service, GrpcOptions the_options)
 
 void GrpcContext::wait_until_none_live() noexcept {
   for (std::int64_t count = live.load(); count != 0; count = live.load()) live.wait(count);
+}
+
+void GrpcContext::stop_streams() {
+  stopping = true;
+  const std::scoped_lock lock(streams_mutex);
+  for (StreamCall* stream : streams) stream->stop();
 }
 
 namespace {

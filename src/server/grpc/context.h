@@ -9,6 +9,7 @@
 #include <functional>
 #include <mutex>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "base/thread.h"
@@ -55,6 +56,8 @@ class Workers {
   bool stopping_ = false;
 };
 
+class StreamCall;
+
 struct GrpcContext {
   GrpcContext(Service& the_service, GrpcOptions the_options);
 
@@ -73,6 +76,12 @@ struct GrpcContext {
     if (live.fetch_sub(1) == 1) live.notify_all();
   }
   void wait_until_none_live() noexcept;
+
+  /// Streams do not end by themselves: told to when the server stops.
+  std::atomic<bool> stopping{false};
+  std::mutex streams_mutex;
+  std::unordered_set<StreamCall*> streams;
+  void stop_streams();
 };
 
 enum class Access : std::uint8_t { open, client, control };
@@ -85,6 +94,9 @@ enum class Access : std::uint8_t { open, client, control };
 inline constexpr int kStatusOk = 0;
 inline constexpr int kStatusCancelled = 1;
 inline constexpr int kStatusUnauthenticated = 16;
+
+/// What calls are told that are still there when the server stops.
+inline constexpr const char* kStopping = "the server stops; try another, or again later";
 
 /// What a refused request is told.
 [[nodiscard]] Error over_budget();

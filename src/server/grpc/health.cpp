@@ -26,4 +26,12 @@ Result<std::string> check_health(Service& service, const std::string& message) {
   return response.SerializeAsString();
 }
 
+std::string watched_health(Service& service, const std::string& request) {
+  Result<std::string> found = check_health(service, request);
+  if (found) return *std::move(found);
+  grpc::health::v1::HealthCheckResponse response;
+  response.set_status(grpc::health::v1::HealthCheckResponse::SERVICE_UNKNOWN);
+  return response.SerializeAsString();
+}
+
 }  // namespace millrace::server

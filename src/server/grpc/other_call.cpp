@@ -1,5 +1,7 @@
 #include "server/grpc/other_call.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include <grpc/support/alloc.h>
@@ -8,6 +10,8 @@
 #include "base/text.h"
 #include "base/try.h"
 #include "server/grpc/infer_call.h"
+#include "server/grpc/reflection.h"
+#include "server/grpc/stream_call.h"
 #include "server/status.h"
 
 namespace millrace::server {
@@ -20,9 +24,9 @@ std::string_view short_name(std::string_view path) noexcept {
 
 }  // namespace
 
-OtherCalls::OtherCalls(GrpcContext& context, grpc_server* server,
+OtherCalls::OtherCalls(GrpcContext& context, Watchers& watchers, grpc_server* server,
                        grpc_completion_queue* queue) noexcept
-    : context_(context), server_(server), queue_(queue) {
+    : context_(context), watchers_(watchers), server_(server), queue_(queue) {
   grpc_call_details_init(&details_);
 }
 
@@ -52,14 +56,22 @@ void OtherCalls::asked(bool ok) {
 void OtherCalls::begin(CallHandle call) {
   const std::string_view path = to_view(details_.method);
   const Method* method = find_method(path);
-  if (!method) {
+  const bool stream = path == kStreamPath;
+  const bool watch = path == kHealthWatchPath;
+  const bool reflection = std::ranges::find(kReflectionPaths, path) != std::end(kReflectionPaths);
+  if (!method && !stream && !watch && !reflection) {
     return UnaryCall::refuse(context_, std::move(call), path, grpc_status(ErrorCode::unsupported),
                              concat("unknown method ", quote(path)));
   }
-  if (const auto text = refusal(context_.options, method->access, metadata_)) {
+  const Access access = method ? method->access : watch ? Access::open : Access::client;
+  if (const auto text = refusal(context_.options, access, metadata_)) {
     return UnaryCall::refuse(context_, std::move(call), path, kStatusUnauthenticated, *text);
   }
-  UnaryCall::start(context_, std::move(call), *method);
+  if (method) return UnaryCall::start(context_, std::move(call), *method);
+  if (watch) return WatchCall::start(context_, watchers_, std::move(call));
+  if (reflection) return ReflectionCall::start(context_, std::move(call));
+  StreamCall::start(context_, std::move(call), std::string(metadata_.find("traceparent")),
+                    to_time_point(details_.deadline));
 }
 
 UnaryCall::UnaryCall(GrpcContext& context, CallHandle call, const Method* method,

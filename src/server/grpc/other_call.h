@@ -7,6 +7,7 @@
 #include "server/grpc/context.h"
 #include "server/grpc/events.h"
 #include "server/grpc/methods.h"
+#include "server/grpc/watch_call.h"
 
 namespace millrace::server {
 
@@ -14,7 +15,8 @@ namespace millrace::server {
 /// deletes itself when the call is over. On one queue's thread.
 class OtherCalls {
  public:
-  OtherCalls(GrpcContext& context, grpc_server* server, grpc_completion_queue* queue) noexcept;
+  OtherCalls(GrpcContext& context, Watchers& watchers, grpc_server* server,
+             grpc_completion_queue* queue) noexcept;
   ~OtherCalls();
   OtherCalls(const OtherCalls&) = delete;
   OtherCalls& operator=(const OtherCalls&) = delete;
@@ -26,6 +28,7 @@ class OtherCalls {
   void begin(CallHandle call);
 
   GrpcContext& context_;
+  Watchers& watchers_;
   grpc_server* server_;
   grpc_completion_queue* queue_;
   EventOf<OtherCalls, &OtherCalls::asked> asked_{this};

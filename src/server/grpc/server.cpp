@@ -82,13 +82,16 @@ void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
                              milliseconds(options.min_ping_interval));
 }
 
+/// How often the health that is watched is looked at.
+constexpr std::int64_t kLookMilliseconds = 100;
+
 /// A completion queue, its thread, and the calls on it.
 class Queue {
  public:
   Queue(GrpcContext& context, grpc_server* server, void* method, grpc::ServerCompletionQueue& queue)
-      : queue_(queue), infer_(context, server, method, queue.cq()) {
+      : queue_(queue), watchers_(context), infer_(context, server, method, queue.cq()) {
     for (int i = 0; i < kWaitingOtherCalls; ++i) {
-      others_.push_back(std::make_unique<OtherCalls>(context, server, queue.cq()));
+      others_.push_back(std::make_unique<OtherCalls>(context, watchers_, server, queue.cq()));
     }
   }
   Result<void> start(int number) {
@@ -107,16 +110,29 @@ class Queue {
  private:
   void run() {
     for (;;) {
-      const grpc_event event =
-          grpc_completion_queue_next(queue_.cq(), gpr_inf_future(GPR_CLOCK_MONOTONIC), nullptr);
+      const bool watched = !watchers_.empty();
+      const grpc_event event = grpc_completion_queue_next(
+          queue_.cq(), watched ? next_look_ : gpr_inf_future(GPR_CLOCK_MONOTONIC), nullptr);
       if (event.type == GRPC_QUEUE_SHUTDOWN) return;
-      static_cast<Event*>(event.tag)->happened(event.success != 0);
+      if (event.type == GRPC_OP_COMPLETE) {
+        static_cast<Event*>(event.tag)->happened(event.success != 0);
+      }
+      if (watched) look();
     }
   }
 
+  void look() {
+    const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
+    if (gpr_time_cmp(now, next_look_) < 0) return;
+    next_look_ = gpr_time_add(now, gpr_time_from_millis(kLookMilliseconds, GPR_TIMESPAN));
+    watchers_.look();
+  }
+
   grpc::ServerCompletionQueue& queue_;
+  Watchers watchers_;
   InferQueue infer_;
   std::vector<std::unique_ptr<OtherCalls>> others_;
+  gpr_timespec next_look_ = gpr_inf_past(GPR_CLOCK_MONOTONIC);
   Thread thread_;
 };
 
@@ -159,6 +175,7 @@ class GrpcServer::State {
     if (!server) {
       return;
     }
+    context.stop_streams();
     const auto left = std::max(until - Clock::now(), Duration::zero());
     server->Shutdown(std::chrono::system_clock::now() + left);
     context.wait_until_none_live();
