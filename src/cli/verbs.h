@@ -42,5 +42,6 @@ void add_bench(CLI::App& app, Context& context);  // in bench.cpp
 void add_demo(CLI::App& app, Context& context);
 void add_build(CLI::App& app, Context& context);
 void add_cache(CLI::App& app, Context& context);
+void add_serve(CLI::App& app, Context& context);
 
 }  // namespace millrace::cli

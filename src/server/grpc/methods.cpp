@@ -214,7 +214,7 @@ Result<inference::SystemSharedMemoryRegisterResponse> system_register(
 Result<inference::SystemSharedMemoryUnregisterResponse> system_unregister(
     Service& service, const inference::SystemSharedMemoryUnregisterRequest& request) {
   MILLRACE_ASSIGN(MemoryRegions * regions, service.system_memory());
-  MILLRACE_TRY(regions->unregister(request.name()));
+  regions->unregister(request.name());
   return inference::SystemSharedMemoryUnregisterResponse();
 }
 
@@ -248,7 +248,7 @@ Result<inference::CudaSharedMemoryRegisterResponse> cuda_register(
 Result<inference::CudaSharedMemoryUnregisterResponse> cuda_unregister(
     Service& service, const inference::CudaSharedMemoryUnregisterRequest& request) {
   MILLRACE_ASSIGN(MemoryRegions * regions, service.cuda_memory());
-  MILLRACE_TRY(regions->unregister(request.name()));
+  regions->unregister(request.name());
   return inference::CudaSharedMemoryUnregisterResponse();
 }
 
@@ -259,6 +259,8 @@ std::string as_text(const Setting& setting) {
       [](const auto& value) -> std::string {
         if constexpr (std::same_as<std::decay_t<decltype(value)>, std::vector<std::string>>) {
           return join(value, ",");
+        } else if constexpr (std::same_as<std::decay_t<decltype(value)>, std::monostate>) {
+          return {};
         } else {
           return concat(value);
         }
@@ -270,7 +272,11 @@ Result<inference::TraceSettingResponse> trace_setting(
     Service& service, const inference::TraceSettingRequest& request) {
   Settings changes;
   for (const auto& [name, value] : request.settings()) {
-    changes.push_back({name, std::vector(value.value().begin(), value.value().end())});
+    Setting& change = changes.emplace_back();
+    change.name = name;
+    if (value.value_size() > 0) {  // without one: back to what it was
+      change.value = std::vector(value.value().begin(), value.value().end());
+    }
   }
   if (!changes.empty()) {
     std::sort(changes.begin(), changes.end(),

@@ -27,20 +27,20 @@ class StreamCall {
  private:
   /// A request that was submitted.
   struct Request {
-    Ticket ticket;
-    std::string model, id;
+    Ticket ticket{};
+    std::string model{}, id{};
     std::size_t bytes = 0;
     TimePoint received;
     bool wants_final = false;  // its last answer is to say so
   };
   /// An answer that waits to be sent.
   struct Outgoing {
-    Message message;
+    Message message{};
     std::size_t request_bytes = 0;
     std::size_t answer_bytes = 0;
     TimePoint received;
     int status = kStatusOk;
-    std::string text;
+    std::string text{};
     bool last = true;
     bool counted = true;  // in the budget
   };

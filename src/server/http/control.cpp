@@ -308,7 +308,7 @@ bool read_setting(JsonReader& json, Setting& setting) {
     case JsonReader::Kind::number:
       return json.read_integer(setting.value.emplace<std::int64_t>());
     case JsonReader::Kind::null:  // back to what it was at the start
-      setting.value.emplace<std::string>();
+      setting.value.emplace<std::monostate>();
       return json.read_null();
     case JsonReader::Kind::array: {
       auto& values = setting.value.emplace<std::vector<std::string>>();
@@ -403,7 +403,7 @@ Result<Reply> memory_reply(Service& service, const Route& route, std::string_vie
                   cuda ? service.cuda_memory() : service.system_memory());
   if (route.endpoint == Endpoint::system_memory_unregister ||
       route.endpoint == Endpoint::cuda_memory_unregister) {
-    MILLRACE_TRY(memory->unregister(route.region));
+    memory->unregister(route.region);
     return Reply{};
   }
   MILLRACE_ASSIGN(const std::vector<RegionInfo> all, memory->status(route.region));

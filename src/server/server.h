@@ -1,0 +1,56 @@
+// A whole server: repository, service and both protocols over one engine.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <millrace/engine.h>
+
+#include "repository/model_repository.h"
+#include "server/grpc/server.h"
+#include "server/http/server.h"
+#include "server/service.h"
+
+namespace millrace::server {
+
+struct ServerOptions {
+  EngineOptions engine;
+  RepositoryOptions repository;
+  ServiceOptions service;
+  std::optional<HttpOptions> http = HttpOptions();
+  std::optional<GrpcOptions> grpc = GrpcOptions();
+  /// A file that every request is written to, one JSON object a line; "-": standard output; empty:
+  /// none.
+  std::string access_log;
+};
+
+/// Runs from `start` until it is destroyed. Every function may be called from any thread.
+class Server {
+ public:
+  /// Opens the repository, loads what its mode says, then listens. Errors: as Engine::create,
+  /// ModelRepository::open, HttpServer::start, GrpcServer::start.
+  [[nodiscard]] static Result<std::unique_ptr<Server>> start(ServerOptions options);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  [[nodiscard]] Service& service() noexcept;
+  /// 0: does not listen.
+  [[nodiscard]] int http_port() const noexcept;
+  [[nodiscard]] int grpc_port() const noexcept;
+  [[nodiscard]] int metrics_port() const noexcept;
+
+  /// Readiness goes false, no new connections are taken; returns when what was begun is answered,
+  /// or `limit` has passed. Whether all was answered.
+  bool drain(Duration limit);
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state) noexcept;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace millrace::server
