@@ -26,11 +26,13 @@ help:  ## Lists the targets
 demo: build  ## Runs the digits model over its held-out images
 	@tools/demo.sh
 
-.PHONY: deps-build deps-test
+.PHONY: deps-build deps-test deps-clients
 deps-build:
 	@python3 tools/deps/fetch.py build $(CUDA_GROUP)
 deps-test:
 	@python3 tools/deps/fetch.py build $(CUDA_GROUP) test
+deps-clients:
+	@python3 tools/deps/fetch.py clients
 
 .PHONY: build
 build: deps-build  ## Builds the released program, build/millrace
@@ -43,7 +45,7 @@ dev: deps-test
 	@$(CMAKE) --build --preset dev --parallel $(JOBS)
 
 .PHONY: test
-test: dev  ## Builds and runs every test (preset dev)
+test: dev deps-clients  ## Builds and runs every test (preset dev)
 	$(CTEST) --preset dev --parallel $(JOBS)
 	$(PYTHON) -m pytest tests/python
 

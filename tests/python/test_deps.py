@@ -89,13 +89,15 @@ def test_every_pin_is_well_formed():
     packages, system = fetch.read_pins(ROOT / "deps.toml")
     assert len(packages) > 20
     for name, entry in packages.items():
-        assert set(entry["groups"]) <= {"build", "cuda", "tensorrt", "test", "lint", "fuzz"}, name
+        assert set(entry["groups"]) <= {"build", "cuda", "tensorrt", "test", "clients", "lint", "fuzz"}, name
         assert re.fullmatch(r"[0-9][\w.+:~-]*", entry["version"]), name
         if "system" in entry:
             assert re.fullmatch(r"\S+ >= [\d.]+", entry["system"]), name
         if entry.get("venv"):
             assert entry["from"] == "pypi", name
-        same = packages.get(entry["of"], entry)  # one package for two purposes is of one version
+        same = packages.get(entry["of"], entry)  # one package for two purposes is of one version,
+        if entry.get("venv") and same.get("venv") and not set(entry["groups"]) & set(same["groups"]):
+            continue  # but each Python environment has its own
         assert (entry["version"], entry["sha256"]) == (same["version"], same["sha256"]), name
     checksums = [entry["sha256"] for name, entry in packages.items() if entry["of"] == name]
     assert len(set(checksums)) == len(checksums)
@@ -112,6 +114,7 @@ def test_no_pin_names_a_host():
     ('[package.a]\nfrom = "pypi"\nversion = "1"\nsha256 = "12"\ngroups = []\nvenv = true\n', "64 hexadecimal"),
     (f'[package.a]\nfrom = "ftp"\nversion = "1"\nsha256 = "{"0" * 64}"\ngroups = []\nvenv = true\n', "known: pypi"),
     (f'[package.a]\nfrom = "pypi"\nversion = "1"\nsha256 = "{"0" * 64}"\ngroups = []\n', "'take' or 'venv'"),
+    (f'[package.a]\nfrom = "pypi"\nversion = "1"\nsha256 = "{"0" * 64}"\ngroups = ["lint"]\nvenv = true\n', "test, clients"),
 ])
 def test_a_malformed_pin_is_named(tmp_path, broken, complaint):
     pins = tmp_path / "deps.toml"
@@ -219,6 +222,19 @@ def test_a_take_that_does_not_fit_the_package_is_an_error(registry):
     registry.pin("gear", "1.0", registry.path, '"geer" = "gear"')
     status, output = registry.fetch()
     assert status == 1 and "nothing was unpacked to gear" in output
+
+
+def test_each_environment_has_its_own_version(registry):
+    older, newer = registry.path, registry.publish("gear", "2.0", {"gear/wheel.txt": "rounder\n"})
+    pin = '[package.{}]\nof = "gear"\nfrom = "pypi"\nversion = "{}"\nsha256 = "{}"\ngroups = ["{}"]\nvenv = true\n'
+    registry.pins.write_text(pin.format("gear", "1.0", fetch.sha256(older), "test")
+                             + pin.format("gear-2", "2.0", fetch.sha256(newer), "clients"))
+    settings = offline(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(registry.wheels))
+    status, output = run_fetch("test", "clients", "--pins", registry.pins, "--deps", registry.deps, environment=settings)
+    assert status == 0, output
+    for name, text in (("venv", "round\n"), ("clients", "rounder\n")):
+        (file,) = (registry.deps / name).rglob("gear/wheel.txt")
+        assert file.read_text() == text
 
 
 def test_an_unknown_group_is_named(registry):

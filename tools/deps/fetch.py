@@ -26,7 +26,8 @@ from pathlib import Path
 
 RECIPE = 1  # raise when unpacking changes: older stamps then count for nothing
 CARGO = "1.68"  # from there on it needs no copy of the whole index
-PYTHON = (3, 11)  # the wheels of the venv are pinned for this one
+PYTHON = (3, 11)  # the wheels of the environments are pinned for this one
+ENVIRONMENTS = {"test": "venv", "clients": "clients"}  # group -> folder of its Python environment
 DEBIAN_RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 LICENCE = re.compile(r"(^|/)(licen[cs]e|copying|notice|thirdpartynotices)[^/]*$", re.IGNORECASE)
 
@@ -75,6 +76,8 @@ def read_pins(path):
             raise Failure(f"{where}: from is {entry['from']!r}; known: pypi, crates, {', '.join(DEBIAN_RELEASES)}")
         if not entry.get("take") and not entry.get("venv"):
             raise Failure(f"{where}: expected 'take' or 'venv'")
+        if entry.get("venv") and not set(entry["groups"]) <= set(ENVIRONMENTS):
+            raise Failure(f"{where}: venv goes with the groups {', '.join(ENVIRONMENTS)}, found {entry['groups']}")
     return packages, data.get("system", {})
 
 
@@ -466,9 +469,10 @@ class Fetcher:
         missing = [entry for entry in wanted if not self.complete(entry)]
         if missing:
             self.fetch_missing(missing)
-        venv = [entry for entry in wanted if entry.get("venv")]
-        if venv:
-            self.build_venv(venv)
+        for group in dict.fromkeys(groups):
+            entries = [entry for entry in wanted if entry.get("venv") and group in entry["groups"]]
+            if entries:
+                self.build_environment(ENVIRONMENTS[group], entries)
         if not missing:
             print(f"deps: {' '.join(groups)}: complete")
 
@@ -563,18 +567,18 @@ class Fetcher:
             apt_install(["python%d.%d-venv" % PYTHON], "the Python module venv is")
         return python
 
-    def build_venv(self, entries):
-        """Installs the verified wheels, and nothing else, into .deps/venv; no network."""
+    def build_environment(self, name, entries):
+        """Installs the verified wheels, and nothing else, into .deps/NAME; no network."""
         lines = sorted(f"{entry['of']}=={entry['version']} --hash=sha256:{entry['sha256']}" for entry in entries)
         wanted = "\n".join(lines) + "\n"
-        listing, folder = self.deps / "venv.txt", self.deps / "venv"
+        listing, folder = self.deps / f"{name}.txt", self.deps / name
         if listing.exists() and listing.read_text() == wanted and (folder / "bin" / "pytest").exists():
             return
-        print(f"deps: .deps/venv with {len(entries)} packages", flush=True)
+        print(f"deps: .deps/{name} with {len(entries)} packages", flush=True)
         listing.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         run([self.venv_python(), "-m", "venv", folder])
-        draft = self.deps / "venv.txt.new"
+        draft = self.deps / f"{name}.txt.new"
         draft.write_text(wanted)
         finds = [f"--find-links={self.deps / 'downloads' / entry['name']}" for entry in entries]
         run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--require-hashes",
@@ -622,7 +626,7 @@ def main():
         raise Failure(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description="Fetches the pinned dependencies into .deps/.")
-    parser.add_argument("groups", nargs="*", help="build, cuda, tensorrt, test, lint, fuzz")
+    parser.add_argument("groups", nargs="*", help="build, cuda, tensorrt, test, clients, lint, fuzz")
     parser.add_argument("--pins", type=Path, default=root / "deps.toml", help="the file of pins (default: %(default)s)")
     parser.add_argument("--deps", type=Path, default=root / ".deps", help="where to unpack (default: %(default)s)")
     parser.add_argument("--latest", metavar="NAME", help="print version and checksum of NAME in its registry today")
