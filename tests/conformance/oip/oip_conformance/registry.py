@@ -57,7 +57,7 @@ class Group:
 
 def shown(value, limit=300):
     """A value for a message: not longer than a few lines."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) and value else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 

@@ -60,7 +60,7 @@ def region(client, name="oip", offset=0, size=SIZE, over_grpc=False):
 
 def status(client, path="/status"):
     found = client.get_json(SYSTEM + path)
-    expect(isinstance(found, list), "a list", found)
+    expect(isinstance(found, list) and all(isinstance(entry, dict) for entry in found), "a list of objects", found)
     return found
 
 
