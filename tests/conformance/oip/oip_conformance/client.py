@@ -10,7 +10,8 @@ from .registry import expect, expect_equal, shown
 from .tensors import CONTENTS, count, pack
 from .wire import JSON_LENGTH, Connection, parse_json
 
-CLIENT_ERRORS = range(400, 500)
+CLIENT_ERRORS = range(400, 500)  # what a mistake of the client should be
+ERRORS = range(400, 600)  # what the specification demands: an error, "typically 400"
 
 
 class Client:
@@ -148,7 +149,7 @@ def ok(response):
     return response
 
 
-def refused(response, statuses=CLIENT_ERRORS):
+def refused(response, statuses=ERRORS):
     """An error as the protocol has it: a status and {"error": TEXT}."""
     expected = f"status {statuses.start} to {statuses.stop - 1}" if isinstance(statuses, range) else f"status {statuses}"
     expect(response.status in statuses, expected, f"{response.status}: {shown(response.body)}")

@@ -361,7 +361,7 @@ def _(exchange):
         exchange.status = 200
 
 
-@hook("response", "errors_with_status_500", "http.error.input.missing", "http.error.datatype.unknown", "http.error.model")
+@hook("response", "errors_with_status_500", "http.error.status", "http.binary.error.status", "http.error.model.status")
 def _(exchange):
     if exchange.status >= 400:
         exchange.status = 500
@@ -769,7 +769,7 @@ def _(answer, _):
     answer.infer_response.id = ""
 
 
-fault("grpc_errors_unknown", "grpc.error.model", "grpc.error.datatype", "grpc.error.shape", "grpc.model.unknown",
+fault("grpc_errors_unknown", "grpc.error.status", "grpc.error.model.status", "grpc.model.unknown",
       status=lambda call, code: grpc.StatusCode.UNKNOWN)
 fault("grpc_not_found_as_invalid_argument", "grpc.error.model.status", "grpc.model.unknown.status",
       status=lambda call, code: grpc.StatusCode.INVALID_ARGUMENT)

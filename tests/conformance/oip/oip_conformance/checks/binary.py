@@ -2,7 +2,7 @@
 
 import json
 
-from ..client import (binary_request, expect_binary, expect_output, expect_raw, infer_path, infer_request, output_of, read_binary,
+from ..client import (CLIENT_ERRORS, binary_request, expect_binary, expect_output, expect_raw, infer_path, infer_request, output_of, read_binary,
                       refused)
 from ..fixtures import identity
 from ..registry import SHOULD, Group, expect, expect_equal
@@ -124,16 +124,23 @@ def _(client):
     expect_equal(answer.get("id"), "binary 1", "the id")
 
 
+BAD = {}  # identifier: what sends the request
+
+
 def bad(identifier, requirement, edit, level="must"):
     """A check that a request so changed is refused: `edit` takes object and bytes, and answers object, bytes, length or None."""
-    def run(client):
+    def send(client):
         body, length = binary_request([A, B], parameters={"binary_data_output": True})
         request, data, stated = edit(json.loads(body[:length]), body[length:])
         text = json.dumps(request).encode()
-        refused(client.post(infer_path("add_sub"), text + data,
-                            headers=[("Inference-Header-Content-Length", len(text) if stated is None else stated)]))
+        return client.post(infer_path("add_sub"), text + data,
+                           headers=[("Inference-Header-Content-Length", len(text) if stated is None else stated)])
+
+    def run(client):
+        refused(send(client))
         answer, blobs = client.infer_binary("add_sub", [A, B], parameters={"binary_data_output": True})
         expect_binary(answer, blobs, SUM)
+    BAD[identifier] = send
     http.check(f"http.binary.error.{identifier}", SECTION, requirement, "add_sub", level=level, run=run)
 
 
@@ -147,11 +154,18 @@ bad("size.large", "one that reaches past the body is refused", lambda request, d
 bad("size.negative", "a negative one is refused", lambda request, data: (sized(request, -16), data, None))
 bad("size.type", "one that is no integer is refused", lambda request, data: (sized(request, "16"), data, None))
 bad("short", "a body that ends before its tensors do is refused", lambda request, data: (request, data[:-1], None))
-bad("long", "bytes that belong to no tensor are refused", lambda request, data: (request, data + b"\0", None))
+bad("long", "bytes that belong to no tensor are refused", lambda request, data: (request, data + b"\0", None), level=SHOULD)
 bad("header.large", "a JSON length above the body's is refused", lambda request, data: (request, data, 1 << 30))
 bad("header.text", "a JSON length that is no number is refused", lambda request, data: (request, data, "many"))
 bad("header.negative", "a negative JSON length is refused", lambda request, data: (request, data, -1))
 bad("header.short", "a JSON length that cuts the JSON is refused", lambda request, data: (request, data, 40))
+
+
+@http.check("http.binary.error.status", SECTION, "what is wrong with a request is told by a status of 400 to 499", "add_sub", level=SHOULD)
+def _(client):
+    found = {identifier: send(client).status for identifier, send in BAD.items()}
+    wrong = {identifier: status for identifier, status in found.items() if status not in CLIENT_ERRORS}
+    expect(not wrong, "400 to 499", wrong)
 
 
 @http.check("http.binary.error.bytes", SECTION, "a BYTES element whose length reaches past its tensor is refused", identity("BYTES"))

@@ -10,20 +10,21 @@ from .http_inference import SUM, A, B
 http = Group("HTTP", "http")
 SECTION = "HTTP/1.1 (RFC 9112)"
 BODY = json.dumps(infer_request([A, B])).encode()
+JSON = ("Content-Type", "application/json")
 
 
 @http.check("http.keep_alive", SECTION, "a connection stays open for further requests", "add_sub")
 def _(client):
     with client.connect() as connection:
         for _ in range(3):
-            expect_output(ok(connection.request("POST", client.base + infer_path("add_sub"), BODY)).json(), SUM)
+            expect_output(ok(connection.request("POST", client.base + infer_path("add_sub"), BODY, [JSON])).json(), SUM)
 
 
 @http.check("http.keep_alive.error", SECTION, "also after a request that was refused", "add_sub", level=SHOULD)
 def _(client):
     with client.connect() as connection:
-        connection.request("POST", client.base + infer_path("add_sub"), b"{")
-        expect_output(ok(connection.request("POST", client.base + infer_path("add_sub"), BODY)).json(), SUM)
+        connection.request("POST", client.base + infer_path("add_sub"), b"{", [JSON])
+        expect_output(ok(connection.request("POST", client.base + infer_path("add_sub"), BODY, [JSON])).json(), SUM)
 
 
 @http.check("http.close", SECTION, "Connection: close is obeyed", level=SHOULD)
@@ -38,7 +39,7 @@ def _(client):
     with client.connect() as connection:
         path = client.base + infer_path("add_sub")
         bodies = [json.dumps(infer_request([A, B], id=str(number))).encode() for number in range(8)]
-        connection.send(b"".join(connection.framed("POST", path, body) for body in bodies))
+        connection.send(b"".join(connection.framed("POST", path, body, [JSON]) for body in bodies))
         ids = [ok(connection.response("POST")).json().get("id") for _ in bodies]
         expect(ids == [str(number) for number in range(8)], [str(number) for number in range(8)], ids)
 
@@ -47,8 +48,8 @@ def _(client):
 def _(client):
     slow = infer_request([tensor("STEPS", "INT64", (1,), [100_000]), tensor("START", "FP32", (1,), [0.5])], id="slow")
     with client.connect() as connection:
-        connection.send(connection.framed("POST", client.base + infer_path("slow"), json.dumps(slow).encode())
-                        + connection.framed("POST", client.base + infer_path("add_sub"), BODY)
+        connection.send(connection.framed("POST", client.base + infer_path("slow"), json.dumps(slow).encode(), [JSON])
+                        + connection.framed("POST", client.base + infer_path("add_sub"), BODY, [JSON])
                         + connection.framed("GET", client.base + "/v2/health/live"))
         expect_output(ok(connection.response("POST")).json(), tensor("RESULT", "FP32", (1,), [100_000.5]))
         expect_output(ok(connection.response("POST")).json(), SUM)
@@ -59,14 +60,14 @@ def _(client):
 def _(client):
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(BODY[at:at + 7]), BODY[at:at + 7]) for at in range(0, len(BODY), 7)) + b"0\r\n\r\n"
     with client.connect() as connection:
-        answer = connection.request("POST", client.base + infer_path("add_sub"), chunks, [("Transfer-Encoding", "chunked")])
+        answer = connection.request("POST", client.base + infer_path("add_sub"), chunks, [JSON, ("Transfer-Encoding", "chunked")])
         expect_output(ok(answer).json(), SUM)
 
 
 @http.check("http.fragments", SECTION, "a request may arrive in pieces of any size", "add_sub")
 def _(client):
     with client.connect() as connection:
-        framed = connection.framed("POST", client.base + infer_path("add_sub"), BODY)
+        framed = connection.framed("POST", client.base + infer_path("add_sub"), BODY, [JSON])
         for at in range(0, len(framed), 11):
             connection.send(framed[at:at + 11])
         expect_output(ok(connection.response("POST")).json(), SUM)
@@ -89,7 +90,7 @@ def _(client):
 @http.check("http.expect", SECTION, "Expect: 100-continue is answered", "add_sub", level=SHOULD)
 def _(client):
     with client.connect() as connection:
-        framed = connection.framed("POST", client.base + infer_path("add_sub"), BODY, [("Expect", "100-continue")])
+        framed = connection.framed("POST", client.base + infer_path("add_sub"), BODY, [JSON, ("Expect", "100-continue")])
         connection.send(framed[:-len(BODY)])
         expect(b" 100 " in connection._until(b"\r\n\r\n"), "100 Continue", "another answer")
         connection.send(BODY)
@@ -110,11 +111,11 @@ def _(client):
 @http.check("http.half_closed", SECTION, "a client that goes away before its body is complete does no harm", "add_sub")
 def _(client):
     with client.connect() as connection:
-        connection.send(connection.framed("POST", client.base + infer_path("add_sub"), BODY)[:-10])
+        connection.send(connection.framed("POST", client.base + infer_path("add_sub"), BODY, [JSON])[:-10])
     ok(client.get("/v2/health/live"))
     expect_output(client.infer("add_sub", [A, B]), SUM)
 
 
 @http.check("http.percent", "HTTP/REST", "percent-encoded characters of a model's name are decoded", "add_sub", level=SHOULD)
 def _(client):
-    expect_output(ok(client.post("/v2/models/add%5Fsub/infer", BODY)).json(), SUM)
+    expect_output(ok(client.post("/v2/models/add%5Fsub/infer", BODY, headers=[JSON])).json(), SUM)

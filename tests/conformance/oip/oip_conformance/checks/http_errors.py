@@ -2,7 +2,7 @@
 
 import json
 
-from ..client import expect_output, infer_path, infer_request, refused
+from ..client import CLIENT_ERRORS, ERRORS, expect_output, infer_path, infer_request, refused
 from ..fixtures import identity
 from ..registry import SHOULD, Group, expect
 from ..tensors import tensor
@@ -21,8 +21,13 @@ def changed(**fields):
     return request
 
 
-def bad(identifier, requirement, body, model="add_sub", section=SECTION, statuses=range(400, 500), level="must"):
+BAD = []  # (identifier, model, body) of every request that is refused
+
+
+def bad(identifier, requirement, body, model="add_sub", section=SECTION, statuses=ERRORS, level="must"):
     """A check that this request is refused, and that the server goes on afterwards."""
+    BAD.append((identifier, model, body))
+
     def run(client):
         refused(client.post(infer_path(model), body), statuses)
         if model == "add_sub":
@@ -38,7 +43,7 @@ bad("json", "a body that is no JSON is refused", b'{"inputs": [')
 bad("json.status", "with 400", b'{"inputs": [', statuses=(400,), level=SHOULD)
 bad("json.type", "a body that is no object is refused", [1, 2, 3])
 bad("json.empty", "an empty body is refused", b"")
-bad("json.trailing", "something after the object is refused", json.dumps(REQUEST).encode() + b"{}")
+bad("json.trailing", "something after the object is refused", json.dumps(REQUEST).encode() + b"{}", level=SHOULD)
 bad("json.utf8", "bytes that are not UTF-8 are refused", json.dumps(REQUEST | {"id": "x"}).encode().replace(b'"x"', b'"\xff\xfe"'))
 bad("json.deep", "nesting of 100,000 levels is refused, and does no harm", b"[" * 100_000)
 bad("inputs.missing", "a request without inputs is refused", {"id": "1"})
@@ -49,7 +54,7 @@ bad("input.unknown", "an input that the model does not have is refused", changed
 bad("input.twice", "an input given twice is refused", infer_request([A, A]))
 bad("name.missing", "an input without a name is refused", changed(name=None))
 bad("shape.missing", "an input without a shape is refused", changed(shape=None))
-bad("shape.type", "a shape that is no list of integers is refused", changed(shape=["1", 4]))
+bad("shape.type", "a shape that is no list of integers is refused", changed(shape=["1", 4]), level=SHOULD)
 bad("shape.negative", "a negative size is refused", changed(shape=[1, -4]))
 bad("shape.huge", "a shape whose size overflows is refused", changed(shape=[1 << 62, 4]))
 bad("shape.dims", "a shape that the model does not take is refused", changed(shape=[1, 2, 2]))
@@ -62,12 +67,19 @@ bad("datatype.other", "another datatype than the model's is refused", changed(da
 bad("data.missing", "an input without data is refused", changed(data=None), section="Tensor Data")
 bad("data.short", "fewer elements than the shape has are refused", changed(data=[1.0, 2.0, 3.0]), section="Tensor Data")
 bad("data.long", "more elements than the shape has are refused", changed(data=[1.0] * 5), section="Tensor Data")
-bad("data.type", "elements of another JSON type are refused", changed(data=["1", "2", "3", "4"]), section="Tensor Data")
+bad("data.type", "elements of another JSON type are refused", changed(data=["1", "2", "3", "4"]), section="Tensor Data", level=SHOULD)
 bad("data.null", "null is no element", changed(data=[1.0, None, 3.0, 4.0]), section="Tensor Data")
 bad("outputs.unknown", "an output that the model does not have is refused", REQUEST | {"outputs": [{"name": "NO_SUCH_OUTPUT"}]},
     section="Request Output")
 bad("outputs.type", "outputs that are no list of objects are refused", REQUEST | {"outputs": ["SUM"]}, section="Request Output")
 bad("parameters.type", "parameters that are no object are refused", REQUEST | {"parameters": [1]}, section="Parameters")
+
+
+@http.check("http.error.status", SECTION, "what is wrong with a request is told by a status of 400 to 499", "add_sub", "transpose", level=SHOULD)
+def _(client):
+    found = {identifier: client.post(infer_path(model), body).status for identifier, model, body in BAD}
+    wrong = {identifier: status for identifier, status in found.items() if status not in CLIENT_ERRORS}
+    expect(not wrong, "400 to 499", wrong)
 
 
 @http.check("http.error.version", SECTION, "an unknown version is refused", "versions")
@@ -83,7 +95,7 @@ def _(client):
         refused(client.post(infer_path(identity("INT8")), request))
 
 
-@http.check("http.error.integer.fraction", "Tensor Data", "a fraction is no integer", identity("INT32"))
+@http.check("http.error.integer.fraction", "Tensor Data", "a fraction is no integer", identity("INT32"), level=SHOULD)
 def _(client):
     request = infer_request([tensor("INPUT0", "INT32", (1, 1), [0])])
     request["inputs"][0]["data"] = [1.5]

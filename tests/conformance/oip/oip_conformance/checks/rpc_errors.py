@@ -2,23 +2,29 @@
 
 from ..client import expect_message
 from ..fixtures import identity
-from ..registry import SHOULD, Failed, Group, shown
+from ..registry import SHOULD, Failed, Group, expect, shown
 from ..tensors import tensor
 from .http_inference import SUM, A, B
 
 rpc = Group("errors", "grpc")
 SECTION = "gRPC: Inference"
-INVALID = ("INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION")
+INVALID = ("INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION", "UNAVAILABLE")
+ERRORS = (*INVALID, "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED")  # what the specification demands: another status than OK
+BAD = {}  # identifier: what makes the request
 
 
-def bad(identifier, requirement, edit, model="add_sub", inputs=(A, B), codes=INVALID, level="must", raw=True, section=SECTION):
+def bad(identifier, requirement, edit, model="add_sub", inputs=(A, B), codes=ERRORS, level="must", raw=True, section=SECTION):
     """A check that a message so changed is refused, and that the server goes on afterwards."""
-    def run(client):
+    def make(client):
         request = client.infer_message(model, inputs, raw=raw)
         edit(request)
-        client.rpc.refused("ModelInfer", request, codes)
+        return request
+
+    def run(client):
+        client.rpc.refused("ModelInfer", make(client), codes)
         if model == "add_sub":
             expect_message(client.infer_grpc("add_sub", [A, B]), SUM)
+    BAD[identifier] = make
     rpc.check(f"grpc.error.{identifier}", section, requirement, model, level=level, run=run)
 
 
@@ -27,12 +33,10 @@ def pop_input(request):
     request.raw_input_contents.pop()
 
 
-bad("model", "an unknown model is refused", lambda request: setattr(request, "model_name", "no_such_model"),
-    codes=(*INVALID, "UNAVAILABLE"))
+bad("model", "an unknown model is refused", lambda request: setattr(request, "model_name", "no_such_model"))
 bad("model.status", "with NOT_FOUND", lambda request: setattr(request, "model_name", "no_such_model"), codes=("NOT_FOUND",), level=SHOULD)
-bad("version", "an unknown version is refused", lambda request: setattr(request, "model_version", "77"), codes=(*INVALID, "UNAVAILABLE"))
-bad("version.text", "a version that is no number is refused", lambda request: setattr(request, "model_version", "latest?"),
-    codes=(*INVALID, "UNAVAILABLE"))
+bad("version", "an unknown version is refused", lambda request: setattr(request, "model_version", "77"))
+bad("version.text", "a version that is no number is refused", lambda request: setattr(request, "model_version", "latest?"))
 bad("input.missing", "a missing input is refused", pop_input)
 bad("input.unknown", "an input that the model does not have is refused", lambda request: setattr(request.inputs[0], "name", "NONE"))
 bad("input.twice", "an input given twice is refused", lambda request: setattr(request.inputs[0], "name", "INPUT1"))
@@ -56,6 +60,18 @@ bad("outputs.unknown", "an output that the model does not have is refused", lamb
 bad("bytes", "a BYTES element whose length reaches past its tensor is refused",
     lambda request: request.raw_input_contents.__setitem__(0, b"\xff\xff\xff\x7fabcd"), model=identity("BYTES"),
     inputs=(tensor("INPUT0", "BYTES", (1, 1), [b"abcd"]),))
+
+
+@rpc.check("grpc.error.status", SECTION, "what is wrong with a request is told by INVALID_ARGUMENT, NOT_FOUND or the like", "add_sub",
+           identity("BYTES"), level=SHOULD)
+def _(client):
+    wrong = {}
+    for identifier, make in BAD.items():
+        try:
+            client.rpc.refused("ModelInfer", make(client), INVALID)
+        except Failed as failure:
+            wrong[identifier] = failure.found
+    expect(not wrong, f"one of {', '.join(INVALID)}", wrong)
 
 
 @rpc.check("grpc.error.message", "gRPC", "bytes that are no message of the protocol are refused", level=SHOULD)
