@@ -117,6 +117,12 @@ def _(client):
     expect_output(ok(client.post(infer_path("add_sub"), {"outputs": [{"name": "SUM"}], "inputs": inputs, "id": "1"})).json(), SUM)
 
 
+@http.check("http.infer.unknown_fields", "Inference Request JSON Object", "names that the protocol does not define are passed over: clients send them",
+            "add_sub", level=SHOULD)
+def _(client):
+    expect_output(client.infer("add_sub", [A, B], model_name="add_sub", something_else={"a": [1]}), SUM)
+
+
 @http.check("http.infer.json.space", "Inference", "white space and escapes that JSON allows are read", "add_sub")
 def _(client):
     text = (' {\r\n\t"inputs" : [ {"name":"INP\\u0055T0","shape":[1,4],"datatype":"FP32","data":[1,2e0,30e-1,4.0]} ,\n'

@@ -1,0 +1,82 @@
+"""Servers of the fixture models for the clients of other projects: `millrace serve`, and the conformance suite's small
+server, on which these tests are tried themselves.
+
+These tests run in the Python environment .deps/clients; tests/python/test_clients.py runs them from there.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ROOT / "tests" / "conformance" / "oip"
+BINARY = Path(os.environ.get("MILLRACE_BIN", ROOT / "build" / "dev" / "bin" / "millrace"))
+MODEL_PYTHON = ROOT / ".deps" / "venv" / "bin" / "python"  # has the package onnx
+START_S = 120
+
+sys.path.insert(0, str(SUITE))
+
+
+@dataclasses.dataclass
+class Server:
+    name: str
+    http: str  # HOST:PORT
+    grpc: str
+
+
+def has_serve():
+    if not BINARY.exists():
+        return False
+    return subprocess.run([BINARY, "serve", "--help"], capture_output=True).returncode == 0
+
+
+def write_models(folder):
+    subprocess.run([MODEL_PYTHON, "-m", "oip_conformance.fixtures", folder], cwd=SUITE, check=True)
+    return folder
+
+
+def small_server():
+    process = subprocess.Popen([sys.executable, SUITE / "tests" / "good_server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               text=True, env=os.environ | {"PYTHONPATH": str(SUITE)})
+    ports = json.loads(process.stdout.readline())
+    return process, Server("the small server", f"127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}")
+
+
+def millrace(folder, *options):
+    """Everything that clients may be allowed is: the tests use it."""
+    log = open(folder / "serve.log", "w")
+    process = subprocess.Popen(
+        [BINARY, "serve", folder / "models", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *options],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        text = (folder / "serve.log").read_text()
+        ports = dict(re.findall(r"\b(http|grpc)\b\D*?(?:127\.0\.0\.1|localhost):(\d+)", text, re.IGNORECASE))
+        if {"http", "grpc"} <= {name.lower() for name in ports} or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, f"millrace serve ended with {process.returncode}: {text}"
+    ports = {name.lower(): port for name, port in ports.items()}
+    return process, Server("millrace", f"127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}")
+
+
+@pytest.fixture(scope="session", params=["millrace", "small"])
+def server(request, tmp_path_factory):
+    if request.param == "millrace" and not has_serve():
+        pytest.skip(f"NOT CHECKED: {BINARY} has no verb serve; build the target millrace")
+    if request.param == "small":
+        process, made = small_server()
+    else:
+        folder = tmp_path_factory.mktemp("serve")
+        write_models(folder / "models")
+        process, made = millrace(folder, "--model-control", "explicit")
+    yield made
+    process.terminate()
+    process.wait(timeout=60)
