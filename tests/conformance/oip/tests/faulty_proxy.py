@@ -188,6 +188,11 @@ def _(answer, _):
     answer.pop("model_name")
 
 
+@on_infer("null_for_what_is_missing", "http.infer.types")
+def _(answer, _):
+    answer.setdefault("parameters", None)
+
+
 @on_infer("bytes_without_lengths", "http.binary.datatype.BYTES")
 def _(answer, blobs):
     for output in answer["outputs"]:
@@ -458,6 +463,11 @@ def _(exchange):
 @on_answer("versions_as_numbers", "/models/versions", "http.model.versions")
 def _(answer):
     answer["versions"] = [int(version) for version in answer["versions"]]
+
+
+@on_answer("versions_null", "/models/add_sub", "http.model.versions.type")
+def _(answer):
+    answer["versions"] = None
 
 
 @on_answer("batch_dimension_missing", "/models/add_sub", "http.model.tensors.add_sub")

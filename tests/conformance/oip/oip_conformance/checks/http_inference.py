@@ -40,6 +40,15 @@ def _(client):
     expect_equal(answer.get("model_version", "1"), "1", "model_version")
 
 
+@http.check("http.infer.types", "Inference Response JSON Object", "optional names have values of their types, or are left out: null is neither",
+            "add_sub")
+def _(client):
+    answer = client.infer("add_sub", [A, B])
+    for where in (answer, *answer["outputs"]):
+        for name, kind in (("model_version", str), ("id", str), ("parameters", dict)):
+            expect(name not in where or isinstance(where[name], kind), f"{name} as {kind.__name__}, or none", where.get(name))
+
+
 @http.check("http.infer.id", "Inference Request JSON Object", "an id that is given comes back", "add_sub")
 def _(client):
     for name in ("42", "Größe \"x\" \\ /", "a" * 200):

@@ -59,6 +59,12 @@ def _(client):
     expect(sorted(map(str, versions)) == ["1", "3"], ["1", "3"], versions)
 
 
+@http.check("http.model.versions.type", "Model Metadata Response JSON Object", "versions are a list, or are left out: null is neither", "add_sub")
+def _(client):
+    answer = client.get_json("/v2/models/add_sub")
+    expect("versions" not in answer or isinstance(answer["versions"], list), "a list, or none", answer.get("versions"))
+
+
 @http.check("http.model.platform", "Model Metadata Response JSON Object", "the platform is a string", "add_sub")
 def _(client):
     expect(isinstance(client.get_json("/v2/models/add_sub").get("platform"), str), "a string", client.get_json("/v2/models/add_sub"))
