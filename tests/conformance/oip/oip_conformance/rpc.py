@@ -15,7 +15,7 @@ except ImportError as error:
     MISSING = str(error)
 
 PROTOCOL = Path(__file__).resolve().parent / "protocol"
-FILES = ["server/grpc/inference_service.proto", "health.proto", "reflection.proto"]
+FILES = [f"server/grpc/{name}.proto" for name in ("inference_service", "health", "reflection")]
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
