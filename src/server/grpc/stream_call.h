@@ -30,7 +30,7 @@ class StreamCall {
     Ticket ticket{};
     std::string model{}, id{};
     std::size_t bytes = 0;
-    TimePoint received;
+    TimePoint received{};
     bool wants_final = false;  // its last answer is to say so
   };
   /// An answer that waits to be sent.
@@ -38,7 +38,7 @@ class StreamCall {
     Message message{};
     std::size_t request_bytes = 0;
     std::size_t answer_bytes = 0;
-    TimePoint received;
+    TimePoint received{};
     int status = kStatusOk;
     std::string text{};
     bool last = true;
