@@ -93,19 +93,18 @@ bool same_secret(std::string_view a, std::string_view b) noexcept {
 
 std::optional<std::string> refusal(const GrpcOptions& options, Access access,
                                    const Metadata& metadata) {
-  const std::string* expected = nullptr;
-  if (access == Access::client && !options.token.empty()) expected = &options.token;
-  if (access == Access::control) {
-    expected = !options.control_token.empty() ? &options.control_token
-               : !options.token.empty()       ? &options.token
-                                              : nullptr;
-  }
-  if (!expected) return {};
+  const bool control = access == Access::control && !options.control_tokens.empty();
+  const std::vector<std::string>& tokens = control ? options.control_tokens : options.tokens;
+  if (access == Access::open || tokens.empty()) return {};
   constexpr std::string_view kScheme = "Bearer ";
   const std::string_view given = metadata.find("authorization");
-  if (given.starts_with(kScheme) && same_secret(given.substr(kScheme.size()), *expected)) return {};
   if (given.empty()) return "expected \"authorization: Bearer TOKEN\" with the call";
-  return "the token that came with the call is not the one that opens it";
+  bool same = false;
+  for (const std::string& token : tokens) {
+    same = (given.starts_with(kScheme) && same_secret(given.substr(kScheme.size()), token)) || same;
+  }
+  if (same) return {};
+  return "the token that came with the call is not one that opens it";
 }
 
 Error over_budget() {

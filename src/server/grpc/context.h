@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <string_view>
 #include <unordered_set>
 #include <vector>
@@ -97,6 +99,18 @@ inline constexpr int kStatusUnauthenticated = 16;
 
 /// What calls are told that are still there when the server stops.
 inline constexpr const char* kStopping = "the server stops; try another, or again later";
+
+/// What `function` returns, a Result; what it throws (no memory, as a rule) as an error.
+template <class Function>
+[[nodiscard]] auto caught(const Function& function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory for the request"};
+  } catch (const std::exception& error) {
+    return Error{ErrorCode::internal, error.what()};
+  }
+}
 
 /// What a refused request is told.
 [[nodiscard]] Error over_budget();

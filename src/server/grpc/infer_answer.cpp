@@ -1,9 +1,10 @@
 #include "server/grpc/infer_answer.h"
 
-#include <cstring>
+#include <cstddef>
 #include <utility>
 
 #include "server/grpc/wire.h"
+#include "server/wire_bytes.h"
 
 namespace millrace::server {
 namespace {
@@ -49,24 +50,18 @@ void put_output(std::string& out, const AnsweredOutput& output) {
   });
 }
 
-/// BYTES: a length of 4 bytes before each element.
-void put_elements(std::string& out, const AnsweredOutput& output) {
-  const std::int64_t count = element_count(output.shape).ok() ? *element_count(output.shape) : 0;
-  const std::uint64_t* offsets = output.view.offsets;
-  const std::uint64_t first = count > 0 ? offsets[0] : 0;
-  const std::uint64_t last = count > 0 ? offsets[count] : 0;
-  put_head(out, 6, static_cast<std::size_t>(count) * sizeof(std::uint32_t) + (last - first));
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto size = static_cast<std::uint32_t>(offsets[i + 1] - offsets[i]);
-    out.append(reinterpret_cast<const char*>(&size), sizeof size);
-    out.append(static_cast<const char*>(output.view.data) + offsets[i], size);
-  }
+void put_elements(std::string& out, const TensorView& view) {
+  const std::size_t size = wire_bytes_size(view);
+  put_head(out, 6, size);
+  const std::size_t at = out.size();
+  out.resize(at + size);
+  write_wire_bytes(view, reinterpret_cast<std::byte*>(out.data() + at));
 }
 
 void put_data(Message& message, AnsweredOutput& output) {
   std::string& out = message.back().bytes;
   if (output.region) return put_head(out, 6, 0);
-  if (output.type == DataType::bytes) return put_elements(out, output);
+  if (output.type == DataType::bytes) return put_elements(out, output.view);
   const auto bytes = byte_count(output.type, output.shape);
   const std::size_t size = bytes.ok() ? *bytes : 0;
   put_head(out, 6, size);

@@ -35,6 +35,12 @@ Result<ReceivedMessage> ReceivedMessage::open(BufferHandle buffer, std::size_t m
   return message;
 }
 
+std::string ReceivedMessage::text() const {
+  std::string text;
+  for (const std::string_view piece : pieces_) text += piece;
+  return text;
+}
+
 void InferQueue::arm() {
   std::unique_ptr<InferCall> call;
   if (free_.empty()) {
@@ -82,7 +88,7 @@ void InferCall::asked(bool ok) {
     BufferHandle(raw_message_).reset();
     return fail(kStatusUnauthenticated, *text);
   }
-  if (const auto submitted = submit(); !submitted) {
+  if (const auto submitted = caught([this] { return submit(); }); !submitted) {
     fail(grpc_status(submitted.error().code), submitted.error().message);
   }
 }

@@ -17,6 +17,8 @@ class ReceivedMessage {
   /// Errors: as `decompress`; invalid_argument where there is no message (`buffer` is null).
   [[nodiscard]] static Result<ReceivedMessage> open(BufferHandle buffer, std::size_t most);
   [[nodiscard]] Pieces pieces() const noexcept { return pieces_; }
+  /// All of it, copied.
+  [[nodiscard]] std::string text() const;
   /// As long as it came.
   [[nodiscard]] static std::size_t size(const BufferHandle& buffer) noexcept {
     return buffer ? grpc_byte_buffer_length(buffer.get()) : 0;

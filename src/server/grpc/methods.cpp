@@ -254,45 +254,50 @@ Result<inference::CudaSharedMemoryUnregisterResponse> cuda_unregister(
 
 // Settings.
 
-std::string as_text(const Setting& setting) {
-  return std::visit(
-      [](const auto& value) -> std::string {
-        if constexpr (std::same_as<std::decay_t<decltype(value)>, std::vector<std::string>>) {
-          return join(value, ",");
-        } else if constexpr (std::same_as<std::decay_t<decltype(value)>, std::monostate>) {
-          return {};
-        } else {
-          return concat(value);
-        }
-      },
-      setting.value);
+void put(const Setting& from, inference::TraceSettingResponse::SettingValue& to) {
+  if (const auto* list = std::get_if<std::vector<std::string>>(&from.value)) {
+    for (const std::string& one : *list) to.add_value(one);
+  } else if (const auto* text = std::get_if<std::string>(&from.value)) {
+    to.add_value(*text);
+  } else if (const auto* number = std::get_if<std::int64_t>(&from.value)) {
+    to.add_value(concat(*number));
+  } else if (const auto* flag = std::get_if<bool>(&from.value)) {
+    to.add_value(concat(*flag));
+  }
+}
+
+void put(const Setting& from, inference::LogSettingsResponse::SettingValue& to) {
+  if (const auto* flag = std::get_if<bool>(&from.value)) {
+    to.set_bool_param(*flag);
+  } else if (const auto* number = std::get_if<std::int64_t>(&from.value)) {
+    to.set_uint32_param(static_cast<std::uint32_t>(*number));
+  } else if (const auto* text = std::get_if<std::string>(&from.value)) {
+    to.set_string_param(*text);
+  }
+}
+
+void sort_by_name(Settings& settings) {
+  std::sort(settings.begin(), settings.end(),
+            [](const Setting& a, const Setting& b) { return a.name < b.name; });
 }
 
 Result<inference::TraceSettingResponse> trace_setting(
     Service& service, const inference::TraceSettingRequest& request) {
   Settings changes;
   for (const auto& [name, value] : request.settings()) {
-    Setting& change = changes.emplace_back();
-    change.name = name;
-    if (value.value_size() > 0) {  // without one: back to what it was
-      change.value = std::vector(value.value().begin(), value.value().end());
+    Setting& change = changes.emplace_back(Setting{name, {}});
+    if (value.value_size() == 1) change.value = value.value(0);
+    if (value.value_size() > 1) {
+      change.value = std::vector<std::string>(value.value().begin(), value.value().end());
     }
   }
-  if (!changes.empty()) {
-    std::sort(changes.begin(), changes.end(),
-              [](const Setting& a, const Setting& b) { return a.name < b.name; });
-  }
+  sort_by_name(changes);
   MILLRACE_ASSIGN(const Settings settings,
                   changes.empty() ? service.trace_settings(request.model_name())
                                   : service.change_trace_settings(request.model_name(), changes));
   inference::TraceSettingResponse response;
   for (const Setting& setting : settings) {
-    auto& value = (*response.mutable_settings())[setting.name];
-    if (const auto* list = std::get_if<std::vector<std::string>>(&setting.value)) {
-      for (const std::string& one : *list) value.add_value(one);
-    } else {
-      value.add_value(as_text(setting));
-    }
+    put(setting, (*response.mutable_settings())[setting.name]);
   }
   return response;
 }
@@ -301,28 +306,19 @@ Result<inference::LogSettingsResponse> log_settings(Service& service,
                                                     const inference::LogSettingsRequest& request) {
   Settings changes;
   for (const auto& [name, value] : request.settings()) {
-    if (value.has_bool_param()) {
-      changes.push_back({name, value.bool_param()});
-    } else if (value.has_uint32_param()) {
-      changes.push_back({name, static_cast<std::int64_t>(value.uint32_param())});
-    } else if (value.has_string_param()) {
-      changes.push_back({name, value.string_param()});
+    Setting& change = changes.emplace_back(Setting{name, {}});
+    if (value.has_bool_param()) change.value = value.bool_param();
+    if (value.has_uint32_param()) {
+      change.value = static_cast<std::int64_t>(value.uint32_param());
     }
+    if (value.has_string_param()) change.value = value.string_param();
   }
-  std::sort(changes.begin(), changes.end(),
-            [](const Setting& a, const Setting& b) { return a.name < b.name; });
+  sort_by_name(changes);
   MILLRACE_ASSIGN(const Settings settings,
                   changes.empty() ? service.log_settings() : service.change_log_settings(changes));
   inference::LogSettingsResponse response;
   for (const Setting& setting : settings) {
-    auto& value = (*response.mutable_settings())[setting.name];
-    if (const auto* flag = std::get_if<bool>(&setting.value)) {
-      value.set_bool_param(*flag);
-    } else if (const auto* number = std::get_if<std::int64_t>(&setting.value)) {
-      value.set_uint32_param(static_cast<std::uint32_t>(*number));
-    } else {
-      value.set_string_param(as_text(setting));
-    }
+    put(setting, (*response.mutable_settings())[setting.name]);
   }
   return response;
 }

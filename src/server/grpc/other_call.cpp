@@ -101,8 +101,8 @@ void UnaryCall::received(bool) {
   context_.workers.run([this, text = std::move(request)]() mutable { run(std::move(text)); });
 }
 
-void UnaryCall::run(std::string request) noexcept {
-  const Result<std::string> answer = method_->run(context_.service, request);
+void UnaryCall::run(const std::string& request) noexcept {
+  const auto answer = caught([&] { return method_->run(context_.service, request); });
   if (!answer) return fail(grpc_status(answer.error().code), answer.error().message);
   answer_bytes_ = answer->size();
   Message message;

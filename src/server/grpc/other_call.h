@@ -50,7 +50,7 @@ class UnaryCall {
             std::string_view name) noexcept;
   void received(bool ok);
   void sent(bool ok);
-  void run(std::string request) noexcept;
+  void run(const std::string& request) noexcept;
   void fail(int status, std::string_view text) noexcept;
 
   GrpcContext& context_;

@@ -108,12 +108,8 @@ void ReflectionCall::received(bool) {
     return;
   }
   const auto message = ReceivedMessage::open(std::move(buffer), context_.options.max_request_bytes);
-  std::string request;
-  if (message) {
-    for (const std::string_view piece : message->pieces()) request += piece;
-  }
   Message answer(1);
-  answer.front().bytes = reflect(request);
+  answer.front().bytes = reflect(message ? message->text() : std::string());
   const BufferHandle out = to_buffer(std::move(answer));
   Batch().send_message(out.get()).start(call_.get(), sent_);
 }

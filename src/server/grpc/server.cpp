@@ -14,6 +14,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include "base/file.h"
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/try.h"
@@ -52,14 +53,34 @@ int as_int(std::size_t value) noexcept {
   return static_cast<int>(std::min<std::size_t>(value, INT_MAX));
 }
 
-std::shared_ptr<grpc::ServerCredentials> credentials(const std::optional<GrpcTls>& tls) {
-  if (!tls) return grpc::InsecureServerCredentials();
+Result<std::shared_ptr<grpc::ServerCredentials>> credentials(const GrpcTlsFiles& files) {
+  if (files.certificate.empty()) return grpc::InsecureServerCredentials();
+  const bool mutual = !files.client_authorities.empty();
   grpc::SslServerCredentialsOptions options(
-      tls->client_authorities.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                      : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  options.pem_key_cert_pairs.push_back({tls->key, tls->certificates});
-  options.pem_root_certs = tls->client_authorities;
+      mutual ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+             : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  MILLRACE_ASSIGN(std::string certificate, read_file(files.certificate));
+  MILLRACE_ASSIGN(std::string key, read_file(files.key));
+  options.pem_key_cert_pairs.push_back({std::move(key), std::move(certificate)});
+  if (mutual) {
+    MILLRACE_ASSIGN(options.pem_root_certs, read_file(files.client_authorities));
+  }
   return grpc::SslServerCredentials(options);
+}
+
+/// Whether that may be listened on with what protects it.
+Result<void> check_open(const GrpcOptions& options) {
+  const std::string& host = options.host;
+  const bool loopback =
+      host.starts_with("127.") || host == "localhost" || host == "::1" || host == "[::1]";
+  if (loopback || options.allow_open || !options.tls.certificate.empty() ||
+      !options.tokens.empty()) {
+    return {};
+  }
+  return Error{ErrorCode::invalid_argument,
+               concat("gRPC on ", host,
+                      " is open to everybody who reaches this machine; expected TLS, a token, or "
+                      "that it is allowed explicitly")};
 }
 
 void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
@@ -146,10 +167,12 @@ class GrpcServer::State {
   State& operator=(const State&) = delete;
 
   Result<void> start() {
+    MILLRACE_TRY(check_open(context.options));
+    MILLRACE_ASSIGN(const auto secured, credentials(context.options.tls));
     grpc::ServerBuilder builder;
     configure(context.options, builder);
     const std::string address = concat(context.options.host, ":", context.options.port);
-    builder.AddListeningPort(address, credentials(context.options.tls), &port);
+    builder.AddListeningPort(address, secured, &port);
     builder.RegisterService(&infer);
     builder.RegisterAsyncGenericService(&others);  // so that gRPC answers no method by itself
     for (int i = 0; i < queue_count(context.options.queues); ++i) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <millrace/device.h>
 #include <millrace/error.h>
@@ -16,11 +17,11 @@
 
 namespace millrace::server {
 
-/// Certificates and keys as PEM text, not as paths.
-struct GrpcTls {
-  std::string certificates;  // the server's, with those between it and its authority
+/// Files in PEM.
+struct GrpcTlsFiles {
+  std::string certificate;  // with its chain; empty: no TLS
   std::string key;
-  /// Not empty: clients must show a certificate of one of these authorities.
+  /// Not empty: clients must show a certificate that one of these signed (mutual TLS).
   std::string client_authorities;
 };
 
@@ -62,11 +63,14 @@ struct GrpcOptions {
   /// Answers are compressed, with what the client takes.
   bool compress = false;
 
-  std::optional<GrpcTls> tls{};
-  /// Not empty: calls need "authorization: Bearer TOKEN", but for health.
-  std::string token{};
-  /// Not empty: those that change something (repository, shared memory, settings) need this one.
-  std::string control_token{};
+  GrpcTlsFiles tls{};
+  /// Not empty: every call but those for health needs one of these, as "authorization: Bearer
+  /// TOKEN".
+  std::vector<std::string> tokens{};
+  /// Not empty: repository control, shared memory and settings need one of these instead.
+  std::vector<std::string> control_tokens{};
+  /// Listens beyond loopback with neither TLS nor a token.
+  bool allow_open = false;
 
   /// Called for each call that is over, on a thread of the server. It should not block and must
   /// not throw.
@@ -88,7 +92,8 @@ struct GrpcCounters {
 class GrpcServer {
  public:
   /// Listens and answers. The service must outlive the server. Errors: unavailable (the port is in
-  /// use), invalid_argument (addresses, certificates).
+  /// use), invalid_argument (an address that is not this machine's, certificates, listening beyond
+  /// loopback without TLS or a token), not_found (a file).
   [[nodiscard]] static Result<std::unique_ptr<GrpcServer>> start(Service& service,
                                                                  GrpcOptions options);
   /// As `stop` now.

@@ -82,7 +82,8 @@ void StreamCall::take(BufferHandle buffer) {
     ++awaited_;  // its answer
   }
   const bool counted = context_.budget.take(bytes);
-  const auto message = ReceivedMessage::open(std::move(buffer), context_.options.max_request_bytes);
+  const auto message = caught(
+      [&] { return ReceivedMessage::open(std::move(buffer), context_.options.max_request_bytes); });
   if (message) {
     RequestNames names = read_request_names(message->pieces());
     const std::scoped_lock lock(mutex_);
@@ -94,7 +95,8 @@ void StreamCall::take(BufferHandle buffer) {
     return fail(number, over_budget(), false);
   }
   if (!message) return fail(number, message.error(), true);
-  if (const auto submitted = submit(number, message->pieces()); !submitted) {
+  const auto submitted = caught([&] { return submit(number, message->pieces()); });
+  if (!submitted) {
     fail(number, submitted.error(), true);
   }
 }

@@ -39,7 +39,7 @@ void WatchCall::received(bool) {
   BufferHandle buffer(std::exchange(raw_message_, nullptr));
   auto message = ReceivedMessage::open(std::move(buffer), context_.options.max_request_bytes);
   if (message) {
-    for (const std::string_view piece : message->pieces()) request_ += piece;
+    request_ = message->text();
     asked_ = true;
     look();
   } else {

@@ -23,6 +23,34 @@ void each_part(Pieces pieces, const WireBytes& bytes, const Take& take) {
   }
 }
 
+/// How many bytes a character takes that begins with `first`; 0: none begins so.
+int character_size(unsigned char first) noexcept {
+  if (first < 0x80) return 1;
+  if (first >= 0xc2 && first < 0xe0) return 2;
+  if (first >= 0xe0 && first < 0xf0) return 3;
+  return first >= 0xf0 && first < 0xf5 ? 4 : 0;
+}
+
+/// Without surrogates, and each character in its shortest form.
+bool is_utf8(std::string_view text) noexcept {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    const int size = character_size(first);
+    if (size == 0 || text.size() - i < static_cast<std::size_t>(size)) return false;
+    for (int k = 1; k < size; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + static_cast<std::size_t>(k)]);
+      unsigned char low = 0x80, high = 0xbf;
+      if (k == 1 && first == 0xe0) low = 0xa0;
+      if (k == 1 && first == 0xed) high = 0x9f;
+      if (k == 1 && first == 0xf0) low = 0x90;
+      if (k == 1 && first == 0xf4) high = 0x8f;
+      if (next < low || next > high) return false;
+    }
+    i += static_cast<std::size_t>(size);
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<std::string_view> in_one_piece(Pieces pieces, const WireBytes& bytes) noexcept {
@@ -137,7 +165,11 @@ WireBytes WireReader::bytes() noexcept {
   return found;
 }
 
-std::string WireReader::text() { return to_text(pieces_, bytes()); }
+std::string WireReader::text() {
+  std::string found = to_text(pieces_, bytes());
+  if (!is_utf8(found)) fail();
+  return found;
+}
 
 void WireReader::skip() noexcept {
   switch (type_) {

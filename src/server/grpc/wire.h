@@ -57,6 +57,7 @@ class WireReader {
   [[nodiscard]] std::uint64_t fixed64() noexcept;
   [[nodiscard]] std::uint32_t fixed32() noexcept;
   [[nodiscard]] WireBytes bytes() noexcept;
+  /// A text that is not UTF-8 is malformed.
   [[nodiscard]] std::string text();
   void skip() noexcept;
 

@@ -112,6 +112,26 @@ TEST(Wire, AValueReadAsWhatItIsNotIsMalformed) {
   EXPECT_FALSE(reader.next());
 }
 
+TEST(Wire, TextsAreUtf8) {
+  using namespace std::string_view_literals;
+  const auto takes = [](std::string_view text) {
+    std::string message;
+    put_bytes(message, 1, text);
+    const auto pieces = split(message, 2);
+    WireReader reader(pieces);
+    return reader.next() && reader.text() == text && reader.ok();
+  };
+  for (const auto text : {"plain"sv, "\0"sv, "\xc3\xa9"sv, "\xe2\x82\xac"sv, "\xed\x9f\xbf"sv,
+                          "\xf0\x9f\x98\x80"sv, "\xf4\x8f\xbf\xbf"sv}) {
+    EXPECT_TRUE(takes(text)) << text;
+  }
+  for (const auto text : {"\x80"sv, "\xc3"sv, "\xc0\x80"sv, "\xc1\xbf"sv, "\xe0\x9f\xbf"sv,
+                          "\xed\xa0\x80"sv, "\xf0\x8f\xbf\xbf"sv, "\xf4\x90\x80\x80"sv,
+                          "\xf5\x80\x80\x80"sv, "\xff"sv, "a\xe2\x82"sv}) {
+    EXPECT_FALSE(takes(text));
+  }
+}
+
 TEST(Wire, BytesInOnePieceAreSeenThere) {
   std::string message;
   put_bytes(message, 1, "abcdef");
