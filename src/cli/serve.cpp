@@ -157,22 +157,13 @@ Result<std::optional<GrpcOptions>> grpc_options(const Options& options) {
   out.host = options.host;
   out.port = options.grpc_port;
   out.queues = options.grpc_queues;
-  if (!options.certificate.empty()) {
-    server::GrpcTls tls;
-    MILLRACE_ASSIGN(tls.certificates, read_file(options.certificate));
-    MILLRACE_ASSIGN(tls.key, read_file(options.key));
-    if (!options.client_authorities.empty()) {
-      MILLRACE_ASSIGN(tls.client_authorities, read_file(options.client_authorities));
-    }
-    out.tls = std::move(tls);
-  }
+  out.tls = {options.certificate, options.key, options.client_authorities};
+  out.allow_open = options.allow_open;
   if (!options.token_file.empty()) {
-    MILLRACE_ASSIGN(const std::vector<std::string> tokens, read_tokens(options.token_file));
-    out.token = tokens.front();
+    MILLRACE_ASSIGN(out.tokens, read_tokens(options.token_file));
   }
   if (!options.control_token_file.empty()) {
-    MILLRACE_ASSIGN(const std::vector<std::string> tokens, read_tokens(options.control_token_file));
-    out.control_token = tokens.front();
+    MILLRACE_ASSIGN(out.control_tokens, read_tokens(options.control_token_file));
   }
   if (!options.max_request.empty()) {
     MILLRACE_ASSIGN(out.max_request_bytes, parse_bytes(options.max_request, "--max-request"));
