@@ -16,7 +16,7 @@ namespace {
 
 using inference::InferParameter;
 using inference::ModelInferRequest;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 /// Counts the buffers asked for.
 struct Buffers {

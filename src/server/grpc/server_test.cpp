@@ -31,8 +31,8 @@ using inference::GRPCInferenceService;
 using inference::ModelInferRequest;
 using inference::ModelInferResponse;
 using inference::ModelStreamInferResponse;
-using testing::HasSubstr;
-using testing::UnorderedElementsAre;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 constexpr auto kPatience = std::chrono::seconds(60);  // where something is broken
 
@@ -304,15 +304,15 @@ TEST_F(GrpcServerTest, HealthAndDescriptions) {
   inference::ServerMetadataResponse metadata;
   ASSERT_TRUE(stub_->ServerMetadata(&metadata_context, {}, &metadata).ok());
   EXPECT_EQ(metadata.name(), "millrace");
-  EXPECT_THAT(metadata.extensions(), testing::Contains("system_shared_memory"));
+  EXPECT_THAT(metadata.extensions(), ::testing::Contains("system_shared_memory"));
   inference::ModelMetadataRequest about;
   about.set_name("identity");
   inference::ModelMetadataResponse model;
   ASSERT_TRUE(stub_->ModelMetadata(&model_context, about, &model).ok());
-  EXPECT_THAT(model.versions(), testing::ElementsAre("1"));
+  EXPECT_THAT(model.versions(), ::testing::ElementsAre("1"));
   EXPECT_EQ(model.inputs(0).name(), "input");
   EXPECT_EQ(model.inputs(0).datatype(), "FP32");
-  EXPECT_THAT(model.inputs(0).shape(), testing::ElementsAre(-1, 4));
+  EXPECT_THAT(model.inputs(0).shape(), ::testing::ElementsAre(-1, 4));
   inference::ModelConfigRequest config_of;
   config_of.set_name("identity");
   inference::ModelConfigResponse config;
@@ -376,7 +376,7 @@ TEST_F(GrpcServerTest, SettingsAreReadAndChanged) {
   EXPECT_TRUE(traced.settings().contains("trace_rate"));
   (*trace.mutable_settings())["trace_rate"].add_value("7");
   ASSERT_TRUE(stub_->TraceSetting(&change_context, trace, &traced).ok());
-  EXPECT_THAT(traced.settings().at("trace_rate").value(), testing::ElementsAre("7"));
+  EXPECT_THAT(traced.settings().at("trace_rate").value(), ::testing::ElementsAre("7"));
   (*trace.mutable_settings())["nothing"].add_value("7");
   expect(stub_->TraceSetting(&wrong_context, trace, &traced), StatusCode::INVALID_ARGUMENT,
          "nothing");
@@ -468,7 +468,7 @@ TEST_F(GrpcServerTest, AStreamAnswersManyRequestsEachOnce) {
   }
   writer.join();
   EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_THAT(seen, testing::Each(1));
+  EXPECT_THAT(seen, ::testing::Each(1));
   EXPECT_EQ(server_->counters().calls, static_cast<std::uint64_t>(kRequests));
   EXPECT_EQ(server_->counters().calls_in_flight, 0u);
 }
