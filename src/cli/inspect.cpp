@@ -1,4 +1,6 @@
 // millrace inspect: what a model is, and what it would cost to run it here.
+#include "cli/inspect.h"
+
 #include <algorithm>
 #include <memory>
 
@@ -162,6 +164,36 @@ std::string preprocess_text(const std::string& input, const Json& plan) {
   return out + value;
 }
 
+}  // namespace
+
+std::string model_text(const ModelInfo& info) {
+  std::string out =
+      tensors_text("input", info.inputs) + "\n" + tensors_text("output", info.outputs);
+  if (!info.placements.empty()) {
+    bool shared = true;
+    for (const ModelInfo::Placement& placement : info.placements)
+      shared = shared && placement.lanes_share_weights;
+    out += "\n" + placements_text(info) + "  The lanes of a device " +
+           std::string(choose(shared, "share one set of weights.\n",
+                              "do not share weights: each has its own.\n"));
+  }
+  return out;
+}
+
+Json model_json(const ModelInfo& info) {
+  Json placements = Json::array();
+  for (const ModelInfo::Placement& placement : info.placements)
+    placements.push_back(placement_json(placement));
+  return {{"backend", info.backend},
+          {"backend_reason", info.backend_reason},
+          {"inputs", tensors_json(info.inputs)},
+          {"outputs", tensors_json(info.outputs)},
+          {"max_items", info.max_items},
+          {"placements", placements}};
+}
+
+namespace {
+
 void print_text(const OpenModel& open, const Json& preprocess, std::size_t labels) {
   const ModelInfo& info = open.model.info();
   const auto line = [](std::string_view name, std::string_view value) {
@@ -178,15 +210,7 @@ void print_text(const OpenModel& open, const Json& preprocess, std::size_t label
   if (labels > 0) out += line("labels", std::to_string(labels) + " in " + open.file.labels);
   for (const auto& [input, plan] : preprocess.items())
     out += line("pictures", preprocess_text(input, plan));
-  out += "\n" + tensors_text("input", info.inputs) + "\n" + tensors_text("output", info.outputs);
-  if (!info.placements.empty()) {
-    bool shared = true;
-    for (const ModelInfo::Placement& placement : info.placements)
-      shared = shared && placement.lanes_share_weights;
-    out += "\n" + placements_text(info) + "  The lanes of a device " +
-           std::string(choose(shared, "share one set of weights.\n",
-                              "do not share weights: each has its own.\n"));
-  }
+  out += "\n" + model_text(info);
   if (!info.metadata.empty()) {
     Table table({"metadata", ""});
     for (const auto& [name, value] : info.metadata) table.add({printable(name), printable(value)});
@@ -196,6 +220,7 @@ void print_text(const OpenModel& open, const Json& preprocess, std::size_t label
 }
 
 Result<int> run(const Options& options) {
+  if (holds_models(options.model.model)) return inspect_repository(options.model, options.json);
   Result<OpenModel> open = open_model(options.model);
   if (!open.ok()) return std::move(open).error();
   Result<Json> preprocess = preprocesses_json(*open);
@@ -211,23 +236,13 @@ Result<int> run(const Options& options) {
     return kFine;
   }
   const ModelInfo& info = open->model.info();
-  Json placements = Json::array();
-  for (const ModelInfo::Placement& placement : info.placements)
-    placements.push_back(placement_json(placement));
   Json metadata = Json::object();
   for (const auto& [name, value] : info.metadata) metadata[name] = value;
-  print_json({{"name", info.name},
-              {"path", info.path},
-              {"configuration", open->file.configuration},
-              {"backend", info.backend},
-              {"backend_reason", info.backend_reason},
-              {"inputs", tensors_json(info.inputs)},
-              {"outputs", tensors_json(info.outputs)},
-              {"max_items", info.max_items},
-              {"placements", placements},
-              {"labels", labels},
-              {"preprocess", *preprocess},
-              {"metadata", metadata}});
+  Json out = {
+      {"name", info.name}, {"path", info.path}, {"configuration", open->file.configuration}};
+  out.update(model_json(info));
+  out.update(Json{{"labels", labels}, {"preprocess", *preprocess}, {"metadata", metadata}});
+  print_json(out);
   return kFine;
 }
 
@@ -235,8 +250,10 @@ Result<int> run(const Options& options) {
 
 void add_inspect(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand(
-      "inspect", "Shows a model's inputs, outputs, backend, and what it takes in memory");
+  CLI::App* verb = app.add_subcommand("inspect",
+                                      "Shows a model's inputs, outputs, backend, and what it takes "
+                                      "in memory; of a folder of models, "
+                                      "what became of their configurations");
   add_model_arguments(*verb, options->model);
   add_lane_arguments(*verb, options->model);
   verb->add_flag("--json", options->json, "Print JSON");

@@ -29,6 +29,13 @@ bool is_file(const fs::path& path) {
   return fs::is_regular_file(path, ignored);
 }
 
+/// "b" of "/a/b/" and of "." within it.
+std::string folder_name(const std::string& folder) {
+  std::error_code ignored;
+  const fs::path whole = fs::absolute(folder, ignored).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
 bool is_model_file(const std::string& name) {
   constexpr std::string_view kEndings[] = {".onnx", ".ort", ".plan", ".engine", ".reference.json"};
   return std::any_of(std::begin(kEndings), std::end(kEndings),
@@ -69,6 +76,19 @@ std::int64_t version_of(std::string_view name) {
   return whole && number > 0 && name.front() != '0' ? number : 0;
 }
 
+/// Whether one of the entries is the folder of a version: a number, with a model in it.
+bool has_version(const std::vector<fs::path>& entries) {
+  return std::any_of(entries.begin(), entries.end(), [](const fs::path& path) {
+    if (version_of(path.filename().string()) == 0 || !is_folder(path)) return false;
+    std::error_code error;
+    fs::directory_iterator at(path, error);
+    for (; !error && at != fs::directory_iterator(); at.increment(error)) {
+      if (is_file(at->path()) && is_model_file(at->path().filename().string())) return true;
+    }
+    return false;
+  });
+}
+
 }  // namespace
 
 bool stays_inside(const std::string& path) {
@@ -84,11 +104,12 @@ Result<std::vector<ModelPlace>> find_models(const std::string& folder) {
   }
   if (!is_folder(folder)) return std::vector{ModelPlace{name_from_path(folder), folder, false}};
   if (is_file(fs::path(folder) / "millrace.json")) {
-    const fs::path whole = fs::absolute(folder, ignored).lexically_normal();
-    const fs::path name = whole.has_filename() ? whole.filename() : whole.parent_path().filename();
-    return std::vector{ModelPlace{name.string(), folder, false}};
+    return std::vector{ModelPlace{folder_name(folder), folder, false}};
   }
   MILLRACE_ASSIGN(const std::vector<fs::path> entries, entries_of(folder));
+  if (is_file(fs::path(folder) / "config.pbtxt") || has_version(entries)) {
+    return std::vector{ModelPlace{folder_name(folder), folder, true}};
+  }
   std::vector<ModelPlace> out;
   for (const fs::path& path : entries) {
     const std::string name = path.filename().string();
@@ -115,24 +136,30 @@ Result<ModelFiles> ModelFiles::of_folder(const std::string& path) {
   if (!is_folder(path)) {
     return Error{ErrorCode::not_found, concat("the model's folder ", quote(path), " is gone")};
   }
-  std::error_code error;
-  fs::recursive_directory_iterator at(path, fs::directory_options::follow_directory_symlink, error);
-  for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
-    const std::string name = at->path().filename().string();
-    if (name.starts_with('.') || at.depth() >= kDeepest) {
-      at.disable_recursion_pending();
-      continue;
-    }
-    if (!is_file(at->path())) continue;
-    if (out.files_.size() >= kMostFiles) {
-      return Error{ErrorCode::invalid_argument, concat("the model's folder ", quote(path),
-                                                       " holds more than ", kMostFiles, " files")};
-    }
-    out.files_[at->path().lexically_relative(path).string()].stamp = stamp_of(at->path());
-  }
-  if (error) return cannot_read(path, error);
+  MILLRACE_TRY(out.add_folder(path, "", 0));
   out.find_versions();
   return out;
+}
+
+/// What goes while it is looked at is not there; the next look sees the rest.
+Result<void> ModelFiles::add_folder(const std::string& path, const std::string& inside, int depth) {
+  std::error_code error;
+  fs::directory_iterator at(path, error);
+  for (; !error && at != fs::directory_iterator(); at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with('.')) continue;
+    if (is_folder(at->path())) {
+      if (depth < kDeepest)
+        MILLRACE_TRY(add_folder(at->path().string(), inside + name + "/", depth + 1));
+    } else if (is_file(at->path())) {
+      files_[inside + name].stamp = stamp_of(at->path());
+    }
+    if (files_.size() <= kMostFiles) continue;
+    return Error{ErrorCode::invalid_argument, concat("the model's folder ", quote(folder_),
+                                                     " holds more than ", kMostFiles, " files")};
+  }
+  if (error && error != std::errc::no_such_file_or_directory) return cannot_read(path, error);
+  return {};
 }
 
 Result<ModelFiles> ModelFiles::of_contents(std::map<std::string, std::string> contents) {

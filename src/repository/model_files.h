@@ -63,6 +63,7 @@ class ModelFiles {
     std::string stamp;  // size and time of change
     std::shared_ptr<const std::string> content;
   };
+  Result<void> add_folder(const std::string& path, const std::string& inside, int depth);
   void find_versions();
 
   std::string folder_;

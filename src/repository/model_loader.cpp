@@ -87,7 +87,6 @@ Result<ModelPlan> finish_plan(ModelPlan plan, const Engine& engine) {
                         quote(plan.files.path("1")), " with a model in it")};
   }
   MILLRACE_ASSIGN(plan.versions, choose_versions(plan.text, there));
-  for (const std::string& hint : plan.mapping.hints) log_warning(hint);
   return plan;
 }
 

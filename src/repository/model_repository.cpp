@@ -513,6 +513,7 @@ Result<ModelRepository::State::Version> ModelRepository::State::load_one(
     std::vector<ServedPtr> parts) {
   Version out;
   out.engine_name = engine_name_of(plan.name, number);
+  for (const std::string& hint : plan.mapping.hints) log_warning(hint);
   Result<EngineModel> tried = load_version(engine_, plan, number, out.engine_name, steps);
   while (!tried && tried.error().code == ErrorCode::out_of_memory && evict_one(plan)) {
     tried = load_version(engine_, plan, number, out.engine_name, steps);

@@ -214,3 +214,31 @@ def test_bad_models_are_refused(tmp_path):
 
 def test_the_binary_is_the_one_of_this_tree():
     assert BINARY.is_file(), f"build it first, or name another with MILLRACE_BIN ({ROOT})"
+
+
+def models_in(folder):
+    """A folder of two models, one of which states what is not supported."""
+    for name, config in (("good", 'max_batch_size: 16\noptimization { cuda { graphs: true } }\n'), ("bad", "sequence_batching { }\n")):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "1" / "model.reference.json").write_text('{"kind": "identity"}')
+        (folder / name / "config.pbtxt").write_text(config)
+    return folder
+
+
+def test_inspect_a_folder_of_models(tmp_path):
+    done = millrace("inspect", models_in(tmp_path), "--devices", "host")
+    assert done.returncode == 1 and done.stderr == ""
+    assert "config.pbtxt:1:1: sequence_batching: not supported: " in done.stdout
+    assert "runs are captured in CUDA graphs where" in done.stdout
+    assert "version 1      READY" in done.stdout
+    assert "expected --devices and --json alone" in fails(2, "inspect", tmp_path, "--lanes", 2)
+
+
+def test_inspect_a_model_with_versions(tmp_path):
+    found = as_json("inspect", models_in(tmp_path) / "good", "--devices", "host")
+    [model] = found["models"]
+    assert model["versions"] == [{"version": "1", "state": "READY", "reason": ""}]
+    assert [(field["field"], field["kind"]) for field in model["fields"]] == [
+        ("max_batch_size", "supported"), ("optimization.cuda", "hint")]
+    assert "max_batch_size: 16" in model["served"][0]["config"]
+    assert "TYPE_FP32" in model["served"][0]["config"]
