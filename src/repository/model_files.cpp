@@ -94,7 +94,7 @@ bool has_version(const std::vector<fs::path>& entries) {
 bool stays_inside(const std::string& path) {
   const fs::path clean = fs::path(path).lexically_normal();
   return !path.empty() && path.find('\0') == std::string::npos && clean.is_relative() &&
-         *clean.begin() != ".." && clean == fs::path(path);
+         *clean.begin() != ".." && clean.string() == path;
 }
 
 Result<std::vector<ModelPlace>> find_models(const std::string& folder) {
