@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "base/log.h"
-#include "base/text.h"
+#include <millrace/log.h>
+
 #include "cli/inspect.h"
 #include "cli/verbs.h"
 #include "repository/model_files.h"
