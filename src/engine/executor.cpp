@@ -10,7 +10,7 @@
 namespace millrace {
 namespace {
 
-/// How long a stretch of callbacks may put off what they submitted.
+/// How long a stretch of callbacks or submissions may put off what they submitted.
 constexpr Duration kLongestDeferral = std::chrono::microseconds(30);
 
 struct Deferred {
@@ -19,12 +19,6 @@ struct Deferred {
   InlineVector<Waker*, 8> wakers;
 };
 thread_local Deferred deferred;
-
-void flush_if_old() noexcept {
-  if (!deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral) {
-    DeferredWakes::flush();
-  }
-}
 
 void run_callback(RequestState& state) noexcept {
   ModelState& model = *state.model;
@@ -42,6 +36,12 @@ void run_callback(RequestState& state) noexcept {
 }
 
 }  // namespace
+
+void DeferredWakes::enable() noexcept { deferred.on = true; }
+
+void DeferredWakes::flush_if_old() noexcept {
+  if (!deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral) flush();
+}
 
 bool DeferredWakes::put_off(Waker& waker) {
   if (!deferred.on) return false;
@@ -96,7 +96,7 @@ void Executor::post(std::size_t key, std::vector<RequestState*>& answered) {
 
 void Executor::Worker::loop() {
   std::vector<RequestState*> batch;
-  deferred.on = true;
+  DeferredWakes::enable();
   for (;;) {
     const bool stopping = stop.load(std::memory_order_acquire);
     {
@@ -110,7 +110,7 @@ void Executor::Worker::loop() {
     }
     for (RequestState* state : batch) {
       run_callback(*state);
-      flush_if_old();
+      DeferredWakes::flush_if_old();
     }
     DeferredWakes::flush();
     batch.clear();

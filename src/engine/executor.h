@@ -12,10 +12,14 @@
 
 namespace millrace {
 
-/// Wakes put off while a thread runs callbacks, so that what a stretch of callbacks submits forms
-/// one batch instead of one for each.
+/// Wakes put off while a thread runs callbacks or serves callers, so that what a stretch of them
+/// submits forms one batch instead of one for each.
 class DeferredWakes {
  public:
+  /// The calling thread puts wakes off from now on, and calls `flush` whenever it is about to wait.
+  static void enable() noexcept;
+  /// Flushes if something has been put off for long. To be called between two submissions.
+  static void flush_if_old() noexcept;
   /// Notes `waker`; false when the calling thread puts nothing off. `waker` must outlive the
   /// executor's threads.
   static bool put_off(Waker& waker);

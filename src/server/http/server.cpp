@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "engine/executor.h"
 #include "server/http/connection.h"
 #include "server/http/core.h"
 
@@ -227,10 +228,19 @@ void tick(IoThread& thread, Duration interval) {
   });
 }
 
+// What is ready is served before the engine is told of what was submitted: one batch for all.
+void serve_ready(asio::io_context& context) {
+  while (context.run_one() > 0) {
+    while (context.poll_one() > 0) DeferredWakes::flush_if_old();
+    DeferredWakes::flush();
+  }
+}
+
 void serve(IoThread& thread) noexcept {
+  DeferredWakes::enable();
   while (true) {
     try {
-      thread.context.run();
+      serve_ready(thread.context);
       return;
     } catch (const std::exception& error) {
       log_error("HTTP: ", error.what());
