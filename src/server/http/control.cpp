@@ -415,9 +415,8 @@ Result<Reply> settings_reply(Service& service, const Route& route, Method method
   const bool logs = route.endpoint == Endpoint::log_settings;
   if (method == Method::post) {
     MILLRACE_ASSIGN(const Settings changes, read_settings(body));
-    MILLRACE_ASSIGN(const Settings all,
-                    logs ? service.change_log_settings(changes)
-                         : service.change_trace_settings(route.model, changes));
+    MILLRACE_ASSIGN(const Settings all, logs ? service.change_log_settings(changes)
+                                             : service.change_trace_settings(route.model, changes));
     return settings(all);
   }
   MILLRACE_ASSIGN(const Settings all,

@@ -33,9 +33,8 @@ class HttpTest : public ::testing::Test {
         "two", 1, R"({"kind":"identity","options":{"inputs":2,"shape":"-1","type":"UINT8,FP32"}})");
     folder_.reference("half", 1, R"({"kind":"identity","options":{"type":"BF16","shape":"2"}})");
     folder_.reference("ints", 1, R"({"kind":"identity","options":{"type":"INT64","shape":"2"}})");
-    folder_.reference(
-        "slow", 1,
-        R"({"kind":"busy","options":{"shape":"1","batch_us":200000,"max_items":1}})");
+    folder_.reference("slow", 1,
+                      R"({"kind":"busy","options":{"shape":"1","batch_us":200000,"max_items":1}})");
   }
   void TearDown() override {
     server_.reset();
