@@ -2,8 +2,8 @@
 // server on one core, the client on another.
 //
 //   bench_server_grpc [--seconds S] [--rounds N] [--kinds A,B]   measures all kinds, a table
-//   A kind that begins with "/" is a program that prints its port, answers, and ends when its input does.
-//   bench_server_grpc --serve KIND                              a server; prints its port
+//   A kind that begins with "/" is a program that prints its port, answers, and ends when its input
+//   does. bench_server_grpc --serve KIND                              a server; prints its port
 #include <algorithm>
 #include <array>
 #include <cstdio>

@@ -146,7 +146,7 @@ class AsyncServer final : public QueueServer {
 
  private:
   struct Call final : Tag {
-    explicit Call(AsyncServer* server) : server(server), writer(&context) {
+    explicit Call(AsyncServer* owner) : server(owner), writer(&context) {
       server->service_.RequestModelInfer(&context, &request, &writer, server->queue_.get(),
                                          server->queue_.get(), this);
     }
@@ -188,7 +188,7 @@ class RawServer final : public QueueServer {
 
  private:
   struct Call final : Tag {
-    explicit Call(RawServer* server) : server(server), writer(&context) {
+    explicit Call(RawServer* owner) : server(owner), writer(&context) {
       server->service_.RequestModelInfer(&context, &request, &writer, server->queue_.get(),
                                          server->queue_.get(), this);
     }
@@ -223,7 +223,7 @@ class GenericServer final : public QueueServer {
 
  private:
   struct Call final : Tag {
-    explicit Call(GenericServer* server) : server(server), stream(&context) {
+    explicit Call(GenericServer* owner) : server(owner), stream(&context) {
       server->service_.RequestCall(&context, &stream, server->queue_.get(), server->queue_.get(),
                                    this);
     }
@@ -281,7 +281,7 @@ class CoreServer final : public GrpcServer {
 
  private:
   struct Call {
-    explicit Call(CoreServer* server) : server(server) { grpc_metadata_array_init(&metadata); }
+    explicit Call(CoreServer* owner) : server(owner) { grpc_metadata_array_init(&metadata); }
     ~Call() { grpc_metadata_array_destroy(&metadata); }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;

@@ -76,19 +76,17 @@ Result<void> read_value(Pieces pieces, const WireBytes& bytes, const std::string
 Result<void> read_parameter(Pieces pieces, const WireBytes& entry, Parameters& parameters) {
   WireReader reader(pieces, entry);
   std::string name;
-  WireBytes bytes;
+  std::optional<Parameter> value;
   while (reader.next()) {
     if (reader.field() == 1) {
       name = reader.text();
     } else if (reader.field() == 2) {
-      bytes = reader.bytes();
+      MILLRACE_TRY(read_value(pieces, reader.bytes(), name, value));
     } else {
       reader.skip();
     }
   }
   if (!reader.ok()) return malformed("parameter");
-  std::optional<Parameter> value;
-  MILLRACE_TRY(read_value(pieces, bytes, name, value));
   if (value) parameters.set(std::move(name), *std::move(value));
   return {};
 }

@@ -465,7 +465,7 @@ TEST(InferRequest, AgreesWithTheGeneratedParserOnDamagedMessages) {
     const Read read(damaged, 1 + random() % damaged.size());
     ModelInferRequest parsed;
     if (!read.call.ok()) continue;
-    ASSERT_TRUE(parsed.ParseFromString(damaged));
+    ASSERT_TRUE(parsed.ParseFromString(damaged)) << testing::PrintToString(damaged);
     ++taken;
     EXPECT_EQ(read.call->model, parsed.model_name());
     EXPECT_EQ(read.call->id, parsed.id());

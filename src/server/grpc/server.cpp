@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <grpc/support/log.h>
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
@@ -15,6 +16,7 @@
 #include <grpcpp/server_builder.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/try.h"
@@ -43,6 +45,15 @@ class InferMethod final : public grpc::Service {
  private:
   grpc::internal::RpcServiceMethod* method_;
 };
+
+/// What gRPC itself has to say goes to our log. Errors of it are seldom ours: a client that breaks
+/// off a handshake is one.
+void log_from_grpc(gpr_log_func_args* message) {
+  const LogLevel level = message->severity == GPR_LOG_SEVERITY_ERROR  ? LogLevel::warning
+                         : message->severity == GPR_LOG_SEVERITY_INFO ? LogLevel::info
+                                                                      : LogLevel::debug;
+  log_at(level, "gRPC: ", message->message);
+}
 
 int queue_count(int asked) noexcept {
   if (asked > 0) return asked;
@@ -167,6 +178,7 @@ class GrpcServer::State {
   State& operator=(const State&) = delete;
 
   Result<void> start() {
+    gpr_set_log_function(log_from_grpc);
     MILLRACE_TRY(check_open(context.options));
     MILLRACE_ASSIGN(const auto secured, credentials(context.options.tls));
     grpc::ServerBuilder builder;
