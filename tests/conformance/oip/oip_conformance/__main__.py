@@ -7,7 +7,7 @@ import textwrap
 
 from . import __version__
 from .client import Client
-from .registry import CHECKS, MUST, SHOULD
+from .registry import CHECKS, MUST, SHOULD, Failed, NotApplicable
 from .runner import FAIL, FEATURES, PASS, SKIP, Runner, as_json, counts
 
 
@@ -67,6 +67,14 @@ def main(arguments=None):
         client = Client(options.http, options.grpc, options.timeout)
     except ValueError as error:
         parser().error(str(error))
+    try:
+        if client.address:
+            client.connect().socket.close()
+        if client.target:
+            client.rpc.wait_for_server()
+    except (Failed, NotApplicable) as nothing:
+        print(f"oip-conformance: {nothing}", file=sys.stderr)
+        return 2
     runner = Runner(client, set(options.expect) - set(options.without), options.without, options.model)
     results = []
     for check in runner.select(options.check, options.level and [options.level]):

@@ -51,13 +51,19 @@ class Rpc:
 
     def __init__(self, target, timeout, schema=None):
         self.schema = schema or Schema()
-        self.timeout = timeout
+        self.target, self.timeout = target, timeout
         self.channel = grpc.insecure_channel(target, options=[
             ("grpc.max_send_message_length", LIMIT), ("grpc.max_receive_message_length", LIMIT),
             ("grpc.enable_retries", 0)])
 
     def close(self):
         self.channel.close()
+
+    def wait_for_server(self):
+        try:
+            grpc.channel_ready_future(self.channel).result(timeout=min(self.timeout, 10))
+        except grpc.FutureTimeoutError:
+            raise Failed(f"a server of gRPC at {self.target}", "none") from None
 
     def make(self, name, /, **fields):
         return self.schema.message(f"inference.{name}")(**fields)
@@ -91,6 +97,8 @@ class Rpc:
                 raise Failed(f"the status {' or '.join(codes)}", f"{error.code().name}: {shown(error.details())}") from None
             if not error.details():
                 raise Failed("a message with the status", f"{error.code().name} without one") from None
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                self.call("ServerLive")  # refused, not gone
             return error
         raise Failed(f"the status {' or '.join(codes)}", f"an answer: {shown(str(answer))}")
 

@@ -68,7 +68,7 @@ class Service:
         self.regions = {}
         self.cuda_regions = {}
         self.trace = {"trace_file": "", "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0"}
-        self.log = {"log_file": "", "log_info": True, "log_warnings": True, "log_errors": True, "log_verbose_level": 0,
+        self.log = {"log_file": "", "log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0,
                     "log_format": "default"}
         self.stats = {}
 

@@ -60,8 +60,9 @@ def _(client):
 @http.check("http.statistics.batches", SECTION, "batch_stats has an entry for a size that was run, with its counts", "add_sub")
 def _(client):
     client.infer("add_sub", [tensor(given.name, "FP32", (2, 4), given.values * 2) for given in (A, B)])
-    found = [entry for entry in of_add_sub(client).get("batch_stats", []) if entry.get("batch_size") == 2]
-    expect(len(found) == 1 and found[0].get("compute_infer", {}).get("count", 0) > 0, "one entry of batch size 2 with a count", found)
+    batches = of_add_sub(client).get("batch_stats")
+    found = [entry for entry in batches or [] if entry.get("batch_size") == 2]
+    expect(len(found) == 1 and found[0].get("compute_infer", {}).get("count", 0) > 0, "one entry of batch size 2 with a count", batches)
 
 
 @http.check("http.statistics.fail", SECTION, "a refused request is no success", "add_sub")
