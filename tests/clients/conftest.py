@@ -50,21 +50,17 @@ def small_server():
 
 
 def millrace(folder, *options):
-    """Everything that clients may be allowed is: the tests use it."""
     log = open(folder / "serve.log", "w")
     process = subprocess.Popen(
         [BINARY, "serve", folder / "models", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *options],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        text = (folder / "serve.log").read_text()
-        ports = dict(re.findall(r"\b(http|grpc)\b\D*?(?:127\.0\.0\.1|localhost):(\d+)", text, re.IGNORECASE))
-        if {"http", "grpc"} <= {name.lower() for name in ports} or process.poll() is not None:
-            break
+    found = None
+    while not found and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    assert process.poll() is None, f"millrace serve ended with {process.returncode}: {text}"
-    ports = {name.lower(): port for name, port in ports.items()}
-    return process, Server("millrace", f"127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}")
+        found = re.search(r"serves http://(\S+) grpc://(\S+)", (folder / "serve.log").read_text())
+    assert found, f"millrace serve ended with {process.poll()}: {(folder / 'serve.log').read_text()}"
+    return process, Server("millrace", found[1], found[2])
 
 
 @pytest.fixture(scope="session", params=["millrace", "small"])
@@ -76,7 +72,8 @@ def server(request, tmp_path_factory):
     else:
         folder = tmp_path_factory.mktemp("serve")
         write_models(folder / "models")
-        process, made = millrace(folder, "--model-control", "explicit")
+        process, made = millrace(folder, "--mode", "explicit", "--load", "*", "--allow-repository-control", "--allow-client-shm",
+                                 "--allow-settings")
     yield made
     process.terminate()
     process.wait(timeout=60)

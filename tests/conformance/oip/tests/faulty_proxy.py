@@ -310,7 +310,9 @@ def _(request):
 @on_infer_request("unknown_outputs_ignored", "http.error.outputs.unknown")
 def _(request):
     if isinstance(request.get("outputs"), list):
-        request["outputs"] = [entry for entry in request["outputs"] if isinstance(entry, str) or entry["name"] != "NO_SUCH_OUTPUT"] or None
+        request["outputs"] = [entry for entry in request["outputs"] if isinstance(entry, str) or entry["name"] != "NO_SUCH_OUTPUT"]
+        if not request["outputs"]:
+            del request["outputs"]
 
 
 @on_infer_request("parameters_refused", "http.parameters")

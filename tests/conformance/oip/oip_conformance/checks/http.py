@@ -87,6 +87,13 @@ def _(client):
     expect_output(ok(client.post(infer_path("add_sub"), BODY)).json(), SUM)
 
 
+@http.check("http.content_type.binary", "Inference", "also if it says application/octet-stream, as an asyncio client in use does: only a JSON "
+            "length makes a body binary", "add_sub", level=SHOULD)
+def _(client):
+    headers = [("Content-Type", "application/octet-stream")]
+    expect_output(ok(client.post(infer_path("add_sub"), BODY, headers=headers)).json(), SUM)
+
+
 @http.check("http.expect", SECTION, "Expect: 100-continue is answered", "add_sub", level=SHOULD)
 def _(client):
     with client.connect() as connection:
