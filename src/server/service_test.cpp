@@ -389,11 +389,17 @@ TEST(LogSettingsTest, ChangeTheLevelOfTheProcess) {
   LogSettings logs;
   ASSERT_TRUE(logs.change({{"log_verbose_level", std::int64_t{1}}}).ok());
   EXPECT_EQ(log_level(), LogLevel::debug);
+  EXPECT_EQ(std::get<bool>(find(logs.all(), "log_info")->value), before <= LogLevel::info);
+  ASSERT_TRUE(logs.change({{"log_verbose_level", std::int64_t{2}}}).ok());
+  EXPECT_EQ(std::get<std::int64_t>(find(logs.all(), "log_verbose_level")->value), 2);
   ASSERT_TRUE(logs.change({{"log_verbose_level", std::int64_t{0}}, {"log_info", false}}).ok());
   EXPECT_EQ(log_level(), LogLevel::warning);
   EXPECT_EQ(std::get<bool>(find(logs.all(), "log_info")->value), false);
   EXPECT_EQ(std::get<bool>(find(logs.all(), "log_warning")->value), true);
-  EXPECT_FALSE(logs.change({{"log_file", std::string("/tmp/x")}}).ok());
+  EXPECT_FALSE(logs.change({{"log_error", false}, {"log_file", std::string("/tmp/x")}}).ok());
+  EXPECT_EQ(std::get<bool>(find(logs.all(), "log_error")->value), true);
+  set_log_level(LogLevel::error);  // by somebody else
+  EXPECT_EQ(std::get<bool>(find(logs.all(), "log_warning")->value), false);
   EXPECT_FALSE(logs.change({{"log_colour", true}}).ok());
   set_log_level(before);
 }

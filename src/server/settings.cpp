@@ -176,56 +176,61 @@ bool TraceSettings::sample(std::string_view model) {
 // -------------------------------------------------------------------------------------------------
 // the log
 
-Settings LogSettings::all() const {
-  const LogLevel level = log_level();
-  return {{"log_file", std::string()},
-          {"log_info", level <= LogLevel::info},
-          {"log_warning", level <= LogLevel::warning},
-          {"log_error", level <= LogLevel::error},
-          {"log_verbose_level", std::int64_t{level <= LogLevel::debug ? 1 : 0}},
-          {"log_format", std::string("default")}};
+LogLevel LogSettings::least(const Values& values) noexcept {
+  if (values.verbose > 0) return LogLevel::debug;
+  if (values.info) return LogLevel::info;
+  if (values.warning) return LogLevel::warning;
+  return values.error ? LogLevel::error : LogLevel::off;
 }
 
-/// The extension switches each level by itself; ours is one least level, so that turning a level
-/// off turns off those below it too.
+LogSettings::Values LogSettings::in_force() const {
+  const LogLevel level = log_level();
+  if (level == least(values_)) return values_;
+  return {level <= LogLevel::info, level <= LogLevel::warning, level <= LogLevel::error,
+          level <= LogLevel::debug ? 1 : 0};
+}
+
+Settings LogSettings::all() const {
+  const std::scoped_lock lock(mutex_);
+  const Values values = in_force();
+  return {{"log_file", std::string()},           {"log_info", values.info},
+          {"log_warning", values.warning},       {"log_error", values.error},
+          {"log_verbose_level", values.verbose}, {"log_format", std::string("default")}};
+}
+
 Result<Settings> LogSettings::change(const Settings& changes) {
-  LogLevel level = log_level();
-  for (const Setting& setting : changes) {
-    const bool* on = std::get_if<bool>(&setting.value);
-    const auto switched = [&level, on](LogLevel which) {
-      level = *on ? std::min(level, which)
-                  : std::max(level, static_cast<LogLevel>(static_cast<int>(which) + 1));
-    };
-    if (setting.name == "log_verbose_level") {
-      MILLRACE_ASSIGN(const std::int64_t verbose, number_of(setting, 0));
-      if (verbose > 0) {
-        level = LogLevel::debug;
+  {
+    const std::scoped_lock lock(mutex_);
+    Values values = in_force();
+    for (const Setting& setting : changes) {
+      bool* const flag = setting.name == "log_info"      ? &values.info
+                         : setting.name == "log_warning" ? &values.warning
+                         : setting.name == "log_error"   ? &values.error
+                                                         : nullptr;
+      if (flag != nullptr) {
+        const bool* on = std::get_if<bool>(&setting.value);
+        if (!on) return wrong(setting, "true or false");
+        *flag = *on;
+      } else if (setting.name == "log_verbose_level") {
+        MILLRACE_ASSIGN(values.verbose, number_of(setting, 0));
+      } else if (setting.name == "log_file" || setting.name == "log_format") {
+        const std::string* text = text_of(setting);
+        const std::string_view only = setting.name == "log_file" ? "" : "default";
+        if (!text || *text != only) {
+          return Error{ErrorCode::unsupported,
+                       concat("setting ", quote(setting.name),
+                              " cannot be changed: the log goes to standard error")};
+        }
       } else {
-        level = std::max(level, LogLevel::info);
-      }
-    } else if (setting.name == "log_file" || setting.name == "log_format") {
-      const std::string* text = text_of(setting);
-      const std::string_view only = setting.name == "log_file" ? "" : "default";
-      if (!text || *text != only) {
-        return Error{ErrorCode::unsupported,
+        return Error{ErrorCode::invalid_argument,
                      concat("setting ", quote(setting.name),
-                            " cannot be changed: the log goes to standard error")};
+                            " is not known; there are log_info, log_warning, log_error, "
+                            "log_verbose_level, log_file, log_format")};
       }
-    } else if (setting.name != "log_info" && setting.name != "log_warning" &&
-               setting.name != "log_error") {
-      return Error{ErrorCode::invalid_argument,
-                   concat("setting ", quote(setting.name),
-                          " is not known; there are log_info, log_warning, log_error, "
-                          "log_verbose_level, log_file, log_format")};
-    } else if (!on) {
-      return wrong(setting, "true or false");
-    } else {
-      switched(setting.name == "log_info"      ? LogLevel::info
-               : setting.name == "log_warning" ? LogLevel::warning
-                                               : LogLevel::error);
     }
+    values_ = values;
+    set_log_level(least(values));
   }
-  set_log_level(level);
   return all();
 }
 

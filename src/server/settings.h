@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <millrace/error.h>
+#include <millrace/log.h>
 
 namespace millrace::server {
 
@@ -49,12 +50,26 @@ class TraceSettings {
   std::atomic<bool> any_{false};
 };
 
-/// How much is logged. They are those of the process, so that all servers in it share them.
+/// How much is logged. The extension switches each level by itself; the process has one least
+/// level, which is the lowest that is on. Whoever else sets that sets these. Thread-safe.
 class LogSettings {
  public:
   [[nodiscard]] Settings all() const;
   /// Errors: invalid_argument, with nothing changed.
   Result<Settings> change(const Settings& changes);
+
+ private:
+  struct Values {
+    bool info = false;
+    bool warning = false;
+    bool error = false;
+    std::int64_t verbose = 0;
+  };
+  [[nodiscard]] static LogLevel least(const Values& values) noexcept;
+  [[nodiscard]] Values in_force() const;  // with the mutex held
+
+  mutable std::mutex mutex_;
+  Values values_;
 };
 
 }  // namespace millrace::server
