@@ -115,6 +115,7 @@ class ModelRepository::State {
   Result<std::vector<ModelPlace>> look() const;
   RecordPtr record(std::string_view name) const;
   Result<RecordPtr> known_record(std::string_view name);
+  Error not_there(std::string_view name) const;
   Result<void> add_places();
   Result<void> bring(const RecordPtr& record, const LoadParameters& parameters,
                      std::vector<std::string>& above);
@@ -328,14 +329,17 @@ Result<std::vector<ModelPlace>> ModelRepository::State::look() const {
   return out;
 }
 
-/// Takes note of models that came since.
+/// Takes note of models that came since, or lie elsewhere.
 Result<void> ModelRepository::State::add_places() {
   MILLRACE_ASSIGN(const std::vector<ModelPlace> places, look());
   std::lock_guard lock(mutex_);
   bool changed = false;
   for (const ModelPlace& place : places) {
     RecordPtr& record = records_[place.name];
-    if (record) continue;
+    if (record) {
+      record->place = place;
+      continue;
+    }
     record = std::make_shared<Record>(place);
     changed = true;
   }
@@ -355,8 +359,12 @@ Result<ModelRepository::State::RecordPtr> ModelRepository::State::known_record(
   if (RecordPtr known = record(name)) return known;
   MILLRACE_TRY(add_places());
   if (RecordPtr known = record(name)) return known;
-  return Error{ErrorCode::not_found,
-               concat("there is no model ", quote(name), " in ", join(options_.folders, ", "))};
+  return not_there(name);
+}
+
+Error ModelRepository::State::not_there(std::string_view name) const {
+  return {ErrorCode::not_found,
+          concat("there is no model ", quote(name), " in ", join(options_.folders, ", "))};
 }
 
 /// Names are never used twice, so that a version and its successor live side by side.
@@ -734,10 +742,6 @@ void ModelRepository::State::poll() {
   {
     std::lock_guard lock(mutex_);
     all = records_;
-    for (const ModelPlace& place : *places) {
-      const auto at = all.find(place.name);
-      if (at != all.end()) at->second->place = place;
-    }
   }
   for (const auto& [name, record] : all) {
     const auto at = prints.find(name);
@@ -767,11 +771,14 @@ Result<void> ModelRepository::State::load(std::string_view name, const LoadParam
     return Error{ErrorCode::unsupported,
                  "models are loaded on request in the mode \"control\" only"};
   }
+  if (Result<void> looked = add_places(); !looked) return looked;
   RecordPtr target = record(name);
-  if (!target && parameters.files.empty()) {
-    MILLRACE_ASSIGN(target, known_record(name));
-  }
+  if (!target && parameters.files.empty()) return not_there(name);
   if (!target) {
+    if (name.empty() || name.find('/') != std::string_view::npos) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("expected a name for the model without \"/\", got ", quote(name))};
+    }
     std::lock_guard lock(mutex_);
     RecordPtr& made = records_[std::string(name)];
     if (!made) {

@@ -339,6 +339,13 @@ TEST_F(Repository, TakesFilesAndConfigurationsThatCameWithTheRequest) {
   const auto made = repository->load("new", sent);
   ASSERT_TRUE(made.ok()) << error_of(made);
   EXPECT_TRUE(repository->find("new", "").ok());
+  EXPECT_EQ(repository->load("", sent).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(repository->load("../new", sent).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(repository->load("new", {}).error().code, ErrorCode::not_found);
+  EXPECT_EQ((*repository->find("new", ""))->version, "7");
+  folder_.reference("new", 2, width(2));
+  EXPECT_TRUE(repository->load("new", {}).ok());
+  EXPECT_EQ((*repository->find("new", ""))->version, "2");
   sent.files = {{"../1/model.reference.json", width(7)}};
   EXPECT_EQ(repository->load("a", sent).error().code, ErrorCode::invalid_argument);
   sent.files = {{"1/model.reference.json", width(7)}};
