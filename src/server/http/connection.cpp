@@ -26,6 +26,9 @@ constexpr std::size_t kMaxPieces = 64;  // of one system call
 constexpr std::size_t kLingerBytes = std::size_t{1} << 20;
 constexpr Duration kLinger = std::chrono::seconds(2);
 constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
+// So long is waited before a request is cancelled whose caller sends no more: it may only have
+// closed its side.
+constexpr Duration kHangUpGrace = std::chrono::milliseconds(100);
 constexpr Duration kLongestTimeout = std::chrono::hours(24 * 365);
 
 bool over(TimePoint now, TimePoint since, Duration limit) {
@@ -113,18 +116,14 @@ void Connection::run(Lock& lock) {
 }
 
 void Connection::readable() {
-  Ticket ticket;
-  {
-    Lock lock(mutex_);
-    read_armed_ = false;
-    may_read_ = true;
-    if (state_ == State::handling) {
-      if (hung_up()) ticket = ticket_;
-    } else if (state_ != State::sending) {
-      run(lock);
-    }
+  Lock lock(mutex_);
+  read_armed_ = false;
+  may_read_ = true;
+  if (state_ == State::handling) {
+    look_for_hang_up();
+  } else if (state_ != State::sending) {
+    run(lock);
   }
-  ticket.cancel();  // may answer
 }
 
 void Connection::writable() {
@@ -134,13 +133,13 @@ void Connection::writable() {
   run(lock);
 }
 
-// While the service has a request: whether the caller has gone away.
-bool Connection::hung_up() {
+// While the service has a request.
+void Connection::look_for_hang_up() {
   char byte = 0;
   const ssize_t got = ::recv(descriptor_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return false;
+  if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
   gone_ = true;
-  return true;
+  gone_since_ = got == 0 ? Clock::now() : TimePoint::min();
 }
 
 Moved Connection::receive(std::span<iovec> into) {
@@ -367,7 +366,19 @@ void Connection::close() {
 }
 
 void Connection::look(TimePoint now) {
-  Lock lock(mutex_);
+  Ticket ticket;
+  {
+    Lock lock(mutex_);
+    if (state_ == State::handling) {
+      if (gone_ && now > gone_since_ + kHangUpGrace) ticket = ticket_;
+    } else {
+      look_at_time(lock, now);
+    }
+  }
+  ticket.cancel();  // may answer
+}
+
+void Connection::look_at_time(Lock& lock, TimePoint now) {
   const HttpOptions& options = core_->options;
   const Duration slow =
       options.body_timeout +
@@ -415,7 +426,11 @@ bool Connection::head_done(Lock& lock) {
   length_ = 0;
   if (const auto length = parser_->content_length_remaining()) length_ = *length;
   unread_ = parser_->chunked() ? kUnknown : length_;
-  if (std::optional<Reply> reply = objection()) return refuse(std::move(*reply));
+  if (std::optional<Reply> reply = objection()) {
+    // Where such a request ends may be seen differently by whoever forwarded it.
+    if (head_.status != 0 || head_.hosts != 1) unread_ = kUnknown;
+    return refuse(std::move(*reply));
+  }
   state_ = State::body;
   since_ = arrived_;
   progress_ = 0;
@@ -844,7 +859,7 @@ void Connection::write_head(int status, std::string_view type, std::size_t bytes
   append_text(head, reason(status));
   head += "\r\n";
   if (status != 204) {
-    append_field(head, "Content-Type", type);
+    if (bytes > 0) append_field(head, "Content-Type", type);
     if (out_.binary) {
       append_text(head, "Inference-Header-Content-Length: ");
       append_text(head, out_.json.size());
@@ -979,7 +994,7 @@ void Connection::send_some() {
 void Connection::sent() {
   report();
   request_over();
-  if (keep_alive_ && !gone_) {
+  if (keep_alive_) {
     state_ = State::head;
     started_ = false;
     since_ = Clock::now();
@@ -988,7 +1003,7 @@ void Connection::sent() {
     return;
   }
   state_ = State::closing;
-  if (unread_ > 0 && !gone_) {  // closing now would take the answer from the caller
+  if (unread_ > 0) {  // closing now would take the answer from the caller
     if (tls_) tls_->shut_down();
     ::shutdown(descriptor_, SHUT_WR);
     state_ = State::lingering;

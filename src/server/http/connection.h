@@ -78,7 +78,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   bool fill_buffer();
   Moved receive(std::span<iovec> into);
   bool wait_for(const Moved& moved);
-  bool hung_up();
+  void look_for_hang_up();
+  void look_at_time(Lock& lock, TimePoint now);
 
   // The request, on the I/O thread with the lock held.
   bool head_done(Lock& lock);
@@ -137,6 +138,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   bool may_read_ = false;   // the socket may have something
   bool may_write_ = false;  // the socket may take something
   bool gone_ = false;       // the peer sends no more
+  TimePoint gone_since_;
   std::unique_ptr<TlsSession> tls_;
   std::unique_ptr<char[]> buffer_;  // null while there is nothing in it
   std::size_t begin_ = 0;

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include <set>
 #include <string>
+
+#include "server/http/control.h"
 
 namespace millrace::server {
 namespace {
@@ -57,6 +62,28 @@ TEST(Route, FindsEveryEndpoint) {
   expect_route("/openapi.json", Endpoint::openapi);
   expect_route("/metrics", Endpoint::metrics);
   expect_route("http://host:8000/v2/health/live", Endpoint::server_live);
+}
+
+// What the document describes is there, and nothing else is.
+TEST(Route, IsWhatTheDocumentSays) {
+  const nlohmann::json document = nlohmann::json::parse(openapi_document());
+  std::set<Endpoint> described;
+  for (const auto& [path, item] : document["paths"].items()) {
+    std::string target = path;
+    for (const std::string_view name : {"model", "version", "region"}) {
+      const std::string pattern = "{" + std::string(name) + "}";
+      const std::size_t at = target.find(pattern);
+      if (at != std::string::npos) target.replace(at, pattern.size(), "x");
+    }
+    const Endpoint endpoint = route_of(target).endpoint;
+    ASSERT_NE(endpoint, Endpoint::none) << path;
+    described.insert(endpoint);
+    EXPECT_EQ(item.contains("get"), traits(endpoint).get) << path;
+    EXPECT_EQ(item.contains("post"), traits(endpoint).post) << path;
+  }
+  for (int i = 1; i <= static_cast<int>(Endpoint::metrics); ++i) {
+    EXPECT_TRUE(described.contains(static_cast<Endpoint>(i))) << i;
+  }
 }
 
 TEST(Route, ReadsEscapes) {

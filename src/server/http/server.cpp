@@ -203,9 +203,9 @@ struct HttpServer::State {
 
 namespace {
 
-// How often timeouts are looked at: often enough for the shortest.
+// How often timeouts and callers who left are looked at: often enough for the shortest.
 Duration tick_interval(const HttpOptions& options) {
-  Duration shortest = std::chrono::seconds(2);
+  Duration shortest = std::chrono::milliseconds(800);
   for (const Duration timeout :
        {options.header_timeout, options.body_timeout, options.idle_timeout}) {
     if (timeout > Duration::zero()) shortest = std::min(shortest, timeout);
