@@ -71,7 +71,7 @@ std::string grpc_request(const std::string& model) {
   request.set_model_name(model);
   request.set_id("7");
   auto* input = request.add_inputs();
-  input->set_name("INPUT0");
+  input->set_name("input");
   input->set_datatype("FP32");
   input->add_shape(1);
   input->add_shape(kElements);

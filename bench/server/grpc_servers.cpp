@@ -1,7 +1,10 @@
 #include "grpc_servers.h"
 
 #include <array>
-#include <cstring>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -11,7 +14,12 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 
+#include <millrace/engine.h>
+
+#include "repository/model_repository.h"
 #include "server/grpc/inference_service.grpc.pb.h"
+#include "server/grpc/server.h"
+#include "server/service.h"
 
 namespace millrace::bench {
 namespace {
@@ -345,6 +353,52 @@ class CoreServer final : public GrpcServer {
   std::thread thread_;
 };
 
+/// Ours, whole, with the identity model of the reference backend on the host.
+class MillraceServer final : public GrpcServer {
+ public:
+  MillraceServer() {
+    folder_ = (std::filesystem::temp_directory_path() / "millrace_bench_XXXXXX").string();
+    if (!mkdtemp(folder_.data())) give_up("no temporary folder");
+    std::filesystem::create_directories(folder_ + "/identity/1");
+    std::ofstream(folder_ + "/identity/config.pbtxt")
+        << "backend: \"reference\"\nmax_batch_size: 64\nparameters { key: \"model\" value { "
+           "string_value: \"reference:identity?type=FP32&shape=16\" } }\n";
+    EngineOptions engine_options;
+    engine_options.devices.devices = {"host:0"};
+    engine_ = std::make_unique<Engine>(taken(Engine::create(engine_options)));
+    RepositoryOptions models;
+    models.folders = {folder_};
+    models.strict = true;
+    repository_ = taken(ModelRepository::open(*engine_, models));
+    service_ = std::make_unique<server::Service>(*engine_, *repository_, server::ServiceOptions{});
+    server::GrpcOptions options;
+    options.port = 0;
+    server_ = taken(server::GrpcServer::start(*service_, options));
+  }
+  ~MillraceServer() override {
+    server_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  int port() const override { return server_->port(); }
+
+ private:
+  [[noreturn]] static void give_up(std::string_view why) {
+    std::fprintf(stderr, "%.*s\n", static_cast<int>(why.size()), why.data());
+    std::abort();
+  }
+  template <class T>
+  static T taken(Result<T> result) {
+    if (!result) give_up(result.error().message);
+    return *std::move(result);
+  }
+
+  std::string folder_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ModelRepository> repository_;
+  std::unique_ptr<server::Service> service_;
+  std::unique_ptr<server::GrpcServer> server_;
+};
+
 template <class Server>
 GrpcServerKind kind(std::string_view name, std::string_view what) {
   return {name, what, [] { return std::make_unique<Server>(); }};
@@ -360,6 +414,7 @@ std::span<const GrpcServerKind> grpc_server_kinds() {
       kind<RawServer>("queue-raw", "completion queue, raw messages"),
       kind<GenericServer>("queue-generic", "completion queue, any method, raw messages"),
       kind<CoreServer>("core", "the C library's completion queue, raw messages"),
+      kind<MillraceServer>("millrace", "the whole server, an identity model"),
   };
   return kKinds;
 }

@@ -97,7 +97,7 @@ Batch& Batch::receive_close(int* cancelled) noexcept {
 
 void Batch::start(grpc_call* call, Event& event) noexcept {
   const grpc_call_error error =
-      grpc_call_start_batch(call, operations_.data(), count_, &event, nullptr);
+      grpc_call_start_batch(call, operations_.data(), count_, event.tag(), nullptr);
   if (error != GRPC_CALL_OK) {  // a defect of ours: the event will not happen
     log_error("gRPC refused to start a batch: ", grpc_call_error_to_string(error));
   }

@@ -66,7 +66,7 @@ void InferCall::ask() noexcept {
   raw_message_ = nullptr;
   const grpc_call_error error = grpc_server_request_registered_call(
       queue_.server_, queue_.method_, &raw_call_, &deadline_, metadata_.array(), &raw_message_,
-      queue_.queue_, queue_.queue_, static_cast<Event*>(&asked_));
+      queue_.queue_, queue_.queue_, asked_.tag());
   if (error != GRPC_CALL_OK) {
     log_error("gRPC takes no more calls: ", grpc_call_error_to_string(error));
     queue_.take_back(this);

@@ -38,7 +38,7 @@ void OtherCalls::ask() noexcept {
   grpc_call_details_destroy(&details_);
   grpc_call_details_init(&details_);
   const grpc_call_error error = grpc_server_request_call(
-      server_, &call_, &details_, metadata_.array(), queue_, queue_, static_cast<Event*>(&asked_));
+      server_, &call_, &details_, metadata_.array(), queue_, queue_, asked_.tag());
   if (error != GRPC_CALL_OK) {
     log_error("gRPC takes no more calls: ", grpc_call_error_to_string(error));
     context_.drop_live();

@@ -20,6 +20,7 @@
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/try.h"
+#include "server/grpc/acceptor.h"
 #include "server/grpc/context.h"
 #include "server/grpc/infer_call.h"
 #include "server/grpc/methods.h"
@@ -102,7 +103,6 @@ void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxSendMessageSize(-1);
   // Messages are decompressed here, where what they grow to has a limit.
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_calls_per_connection);
   if (options.keepalive_time.count() > 0) {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(options.keepalive_time));
@@ -121,15 +121,27 @@ constexpr std::int64_t kLookMilliseconds = 100;
 class Queue {
  public:
   Queue(GrpcContext& context, grpc_server* server, void* method, grpc::ServerCompletionQueue& queue)
-      : queue_(queue), watchers_(context), infer_(context, server, method, queue.cq()) {
+      : context_(context),
+        queue_(queue),
+        watchers_(context),
+        infer_(context, server, method, queue.cq()) {
     for (int i = 0; i < kWaitingOtherCalls; ++i) {
       others_.push_back(std::make_unique<OtherCalls>(context, watchers_, server, queue.cq()));
     }
   }
   Result<void> start(int number) {
-    for (int i = 0; i < kWaitingInferCalls; ++i) infer_.arm();
-    for (const auto& other : others_) other->ask();
-    MILLRACE_ASSIGN(thread_, Thread::start(concat("grpc-", number), [this] { run(); }));
+    context_.add_live();  // until its calls wait
+    auto thread = Thread::start(concat("grpc-", number), [this] {
+      for (int i = 0; i < kWaitingInferCalls; ++i) infer_.arm();
+      for (const auto& other : others_) other->ask();
+      context_.drop_live();
+      run();
+    });
+    if (!thread) {
+      context_.drop_live();
+      return thread.error();
+    }
+    thread_ = *std::move(thread);
     return {};
   }
   /// When nothing waits for an event any more.
@@ -147,7 +159,7 @@ class Queue {
           queue_.cq(), watched ? next_look_ : gpr_inf_future(GPR_CLOCK_MONOTONIC), nullptr);
       if (event.type == GRPC_QUEUE_SHUTDOWN) return;
       if (event.type == GRPC_OP_COMPLETE) {
-        static_cast<Event*>(event.tag)->happened(event.success != 0);
+        Event::happen(event.tag, event.success != 0);
       }
       if (watched) look();
     }
@@ -160,6 +172,7 @@ class Queue {
     watchers_.look();
   }
 
+  GrpcContext& context_;
   grpc::ServerCompletionQueue& queue_;
   Watchers watchers_;
   InferQueue infer_;
@@ -183,33 +196,44 @@ class GrpcServer::State {
     MILLRACE_ASSIGN(const auto secured, credentials(context.options.tls));
     grpc::ServerBuilder builder;
     configure(context.options, builder);
-    const std::string address = concat(context.options.host, ":", context.options.port);
-    builder.AddListeningPort(address, secured, &port);
+    MILLRACE_ASSIGN(Descriptor socket, context.options.socket >= 0
+                                           ? Descriptor(context.options.socket)
+                                           : listen_on(context.options.host, context.options.port));
+    MILLRACE_ASSIGN(port, port_of(socket));
+    connections = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, secured);
     builder.RegisterService(&infer);
     builder.RegisterAsyncGenericService(&others);  // so that gRPC answers no method by itself
     for (int i = 0; i < queue_count(context.options.queues); ++i) {
       completion.push_back(builder.AddCompletionQueue());
     }
     server = builder.BuildAndStart();
-    if (!server || port == 0) {
-      return Error{ErrorCode::unavailable,
-                   concat("cannot listen on ", address,
-                          " for gRPC: is the port in use, is the address this machine's, are the "
-                          "certificates and the key a pair?")};
+    if (!server) {
+      return Error{ErrorCode::invalid_argument,
+                   concat("gRPC does not start with the certificate ",
+                          quote(context.options.tls.certificate), " and the key ",
+                          quote(context.options.tls.key), ": expected a pair, in PEM")};
     }
     for (const auto& one : completion) {
       queues.push_back(std::make_unique<Queue>(context, server->c_server(), infer.handle(), *one));
     }
     int number = 0;
     for (const auto& queue : queues) MILLRACE_TRY(queue->start(number++));
+    MILLRACE_ASSIGN(acceptor, Acceptor::start(std::move(socket), context.options.max_connections,
+                                              [this](int connection) { take(connection); }));
     return {};
+  }
+
+  void take(int connection) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+    parameters.fd = connection;
+    connections->HandleNewConnection(&parameters);
   }
 
   void stop(TimePoint until) noexcept {
     const std::scoped_lock lock(stopping);
-    if (!server) {
-      return;
-    }
+    if (!server) return;
+    if (acceptor) acceptor->stop();
     context.stop_streams();
     const auto left = std::max(until - Clock::now(), Duration::zero());
     server->Shutdown(std::chrono::system_clock::now() + left);
@@ -223,7 +247,9 @@ class GrpcServer::State {
   grpc::AsyncGenericService others;
   std::vector<std::unique_ptr<grpc::ServerCompletionQueue>> completion;
   std::vector<std::unique_ptr<Queue>> queues;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<Acceptor> acceptor;
   std::mutex stopping;
   int port = 0;
 };
@@ -246,6 +272,8 @@ GrpcCounters GrpcServer::counters() const noexcept {
           .refused = context.refused,
           .received_bytes = context.received_bytes,
           .sent_bytes = context.sent_bytes,
+          .refused_connections = state_->acceptor ? state_->acceptor->refused() : 0,
+          .connections = state_->acceptor ? state_->acceptor->connections() : 0,
           .calls_in_flight = context.budget.calls(),
           .bytes_in_flight = context.budget.bytes()};
 }

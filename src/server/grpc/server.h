@@ -40,9 +40,13 @@ struct GrpcCallRecord {
 struct GrpcOptions {
   std::string host = "127.0.0.1";
   int port = 8001;  // 0: any that is free
+  /// A socket that listens already, which is taken over; -1: none.
+  int socket = -1;
   /// Each is a completion queue with a thread of its own; 0: one for 4 processors, 1 to 8.
   int queues = 0;
 
+  /// What comes beyond is closed at once.
+  std::size_t max_connections = 16384;
   /// Of one message, decompressed. Larger ones are RESOURCE_EXHAUSTED.
   std::size_t max_request_bytes = std::size_t{1} << 30;
   /// Inferences that are not answered yet and the bytes of their messages, over all connections.
@@ -84,6 +88,8 @@ struct GrpcCounters {
   std::uint64_t refused = 0;         // of these, because a limit was reached
   std::uint64_t received_bytes = 0;  // of their messages
   std::uint64_t sent_bytes = 0;
+  std::uint64_t refused_connections = 0;
+  std::uint64_t connections = 0;      // now
   std::uint64_t calls_in_flight = 0;  // now
   std::uint64_t bytes_in_flight = 0;
 };

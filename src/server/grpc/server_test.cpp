@@ -21,9 +21,11 @@
 #include <unistd.h>
 
 #include "repository/test_folder.h"
+#include "server/grpc/acceptor.h"
 #include "server/grpc/health.pb.h"
 #include "server/grpc/inference_service.grpc.pb.h"
 #include "server/grpc/reflection.pb.h"
+#include "server/test_certificates.h"
 
 namespace millrace::server {
 namespace {
@@ -685,6 +687,125 @@ TEST_F(GrpcServerTest, BeyondLoopbackItWantsProtection) {
   EXPECT_EQ(started.error().code, ErrorCode::invalid_argument);
   options_.allow_open = true;
   EXPECT_TRUE(GrpcServer::start(*service_, options_).ok());
+}
+
+// TLS.
+
+class GrpcTlsTest : public GrpcServerTest {
+ protected:
+  GrpcTlsTest() {
+    use(authority_.sign("server"));
+    folder_.write("clients.pem", authority_.certificate());
+  }
+  void use(const testing::Certificate& certificate) {
+    folder_.write("server.pem", certificate.certificate);
+    folder_.write("server.key", certificate.key);
+    options_.tls.certificate = folder_.path("server.pem");
+    options_.tls.key = folder_.path("server.key");
+  }
+  /// The status that a client with that certificate gets, which trusts that authority.
+  StatusCode status(const testing::Authority& trusted, const testing::Certificate& own = {}) const {
+    const auto channel =
+        connect(grpc::SslCredentials({trusted.certificate(), own.key, own.certificate}));
+    const auto stub = GRPCInferenceService::NewStub(channel);
+    grpc::ClientContext context;
+    ModelInferResponse response;
+    return stub->ModelInfer(&context, request_of("identity", {1, 2, 3, 4}), &response).error_code();
+  }
+  testing::Authority authority_{"ours"};
+  testing::Authority other_{"theirs"};
+};
+
+TEST_F(GrpcTlsTest, ClientsThatTrustTheServerAreAnswered) {
+  start();
+  EXPECT_EQ(status(authority_), StatusCode::OK);
+  EXPECT_EQ(status(other_), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(infer(request_of("identity", {1, 2, 3, 4})).error_code(),  // without TLS
+            StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GrpcTlsTest, ItListensBeyondLoopback) {
+  options_.host = "0.0.0.0";
+  start();
+  EXPECT_EQ(status(authority_), StatusCode::OK);
+}
+
+TEST_F(GrpcTlsTest, ClientsMustShowACertificateWhereThatIsAsked) {
+  options_.tls.client_authorities = folder_.path("clients.pem");
+  start();
+  EXPECT_EQ(status(authority_, authority_.sign("client")), StatusCode::OK);
+  EXPECT_EQ(status(authority_), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(status(authority_, other_.sign("client")), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(status(authority_, authority_.sign("client", -60)), StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GrpcTlsTest, AnExpiredCertificateIsNotTrusted) {
+  use(authority_.sign("server", -60));
+  start();
+  EXPECT_EQ(status(authority_), StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GrpcTlsTest, WhatIsWrongWithTheFilesIsSaid) {
+  const auto code = [&] {
+    const auto started = GrpcServer::start(*service_, options_);
+    return started.ok() ? ErrorCode::internal : started.error().code;
+  };
+  folder_.write("server.key", authority_.sign("another").key);
+  EXPECT_EQ(code(), ErrorCode::invalid_argument);
+  folder_.write("server.key", "no key");
+  EXPECT_EQ(code(), ErrorCode::invalid_argument);
+  folder_.remove("server.key");
+  EXPECT_EQ(code(), ErrorCode::not_found);
+}
+
+// Connections.
+
+TEST_F(GrpcServerTest, MoreConnectionsThanItTakesAreClosedAndCounted) {
+  options_.max_connections = 2;
+  start();
+  const auto works = [](const std::shared_ptr<grpc::Channel>& channel) {
+    return call(channel, "/inference.GRPCInferenceService/ServerLive", "").ok();
+  };
+  auto second = connect();
+  EXPECT_TRUE(works(channel_));
+  EXPECT_TRUE(works(second));
+  EXPECT_EQ(server_->counters().connections, 2u);
+  EXPECT_FALSE(works(connect()));
+  EXPECT_GE(server_->counters().refused_connections, 1u);
+  second.reset();
+  wait_until([&] { return server_->counters().connections == 1; });
+  EXPECT_TRUE(works(connect()));
+  EXPECT_TRUE(works(channel_));
+}
+
+TEST_F(GrpcServerTest, ASocketThatListensAlreadyIsTakenOver) {
+  auto socket = listen_on("127.0.0.1", 0);
+  ASSERT_TRUE(socket.ok());
+  const auto port = port_of(*socket);
+  ASSERT_TRUE(port.ok());
+  options_.socket = socket->release();
+  start();
+  EXPECT_EQ(server_->port(), *port);
+  EXPECT_TRUE(infer(request_of("identity", {1, 2, 3, 4})).ok());
+  server_.reset();
+  EXPECT_TRUE(listen_on("127.0.0.1", *port).ok());  // it is free again
+}
+
+TEST_F(GrpcServerTest, WhatIsNoListeningSocketIsRefused) {
+  options_.socket = memfd_create("nothing", 0);
+  const auto started = GrpcServer::start(*service_, options_);
+  ASSERT_FALSE(started.ok());
+  EXPECT_EQ(started.error().code, ErrorCode::invalid_argument);
+}
+
+TEST_F(GrpcServerTest, AnAddressThatIsNotThisMachinesIsRefused) {
+  options_.allow_open = true;
+  for (const char* host : {"192.0.2.1", "no-such-host.invalid"}) {
+    options_.host = host;
+    const auto started = GrpcServer::start(*service_, options_);
+    ASSERT_FALSE(started.ok()) << host;
+    EXPECT_EQ(started.error().code, ErrorCode::invalid_argument) << started.error().message;
+  }
 }
 
 TEST_F(GrpcServerTest, APortInUseIsSaid) {
