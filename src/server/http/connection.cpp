@@ -552,7 +552,7 @@ bool Connection::plan_memory(std::size_t bytes) {
 
 // Of an inference that is larger than the read buffer.
 bool Connection::plan_infer() {
-  if (head_.json_bytes.value_or(head_.octet_stream ? 0 : 1) == 0) {
+  if (head_.json_bytes == 0U) {
     part_ = Part::raw;
     const Result<char*> data = prepare_raw(length_);
     if (!data.ok()) return refuse(data.error()), false;
@@ -699,7 +699,7 @@ bool Connection::body_done(Lock& lock, std::string_view body, Lease lease) {
 
 // An inference that is all there.
 bool Connection::infer_body(Lock& lock, std::string_view body, const Lease& lease) {
-  if (head_.json_bytes.value_or(head_.octet_stream ? 0 : 1) == 0) {
+  if (head_.json_bytes == 0U) {
     const Result<char*> data = prepare_raw(body.size());
     if (!data.ok()) return refuse(data.error());
     std::copy(body.begin(), body.end(), *data);

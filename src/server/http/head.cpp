@@ -17,7 +17,6 @@ void RequestHead::clear() {
   json_bytes.reset();
   encoding = Encoding::identity;
   accepted = Encoding::identity;
-  octet_stream = false;
   expects_continue = false;
   authorization.clear();
   traceparent.clear();
@@ -62,10 +61,6 @@ void RequestParser::on_field_impl(http::field field, string_view name, string_vi
   switch (field) {
     case http::field::host:
       ++head_.hosts;
-      break;
-    case http::field::content_type:
-      head_.octet_stream = equal_ignoring_case(trimmed(value.substr(0, value.find(';'))),
-                                               "application/octet-stream");
       break;
     case http::field::content_encoding:
       if (equal_ignoring_case(value, "gzip")) {

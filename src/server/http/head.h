@@ -23,11 +23,11 @@ struct RequestHead {
   int version = 11;  // of HTTP, 10 or 11
   std::string method_text;
   std::string target;  // as it came, with the query
-  /// Inference-Header-Content-Length.
+  /// Inference-Header-Content-Length. 0: the body is data alone. Without one it is JSON, whatever
+  /// its type is said to be: clients send JSON as application/octet-stream.
   std::optional<std::uint64_t> json_bytes;
   Encoding encoding = Encoding::identity;  // of the body
   Encoding accepted = Encoding::identity;  // of the answer
-  bool octet_stream = false;               // the type of the body
   bool expects_continue = false;
   std::string authorization;
   std::string traceparent;
