@@ -1,5 +1,6 @@
 #include "server/service.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 
@@ -15,6 +16,26 @@ namespace {
 StatisticDuration duration_of(const Histogram& phase) {
   return {phase.count(),
           static_cast<std::uint64_t>(phase.mean() * static_cast<double>(phase.count()))};
+}
+
+/// How often each size of a batch ran. Times are not kept by size: each phase's is shared out as if
+/// it grew with the items.
+std::vector<BatchStatistics> batches_of(const ModelStatistics& model) {
+  std::vector<BatchStatistics> out;
+  const Histogram& sizes = model.batch_items;
+  const double items = sizes.mean() * static_cast<double>(sizes.count());
+  for (std::size_t bucket = 0; bucket < sizes.counts().size(); ++bucket) {
+    const std::uint64_t count = sizes.counts()[bucket];
+    if (count == 0) continue;
+    const std::uint64_t size = Histogram::value_of(bucket);
+    const auto share = [&](Phase phase) {
+      const double all = model.phase(phase).mean() * static_cast<double>(sizes.count());
+      const auto own = static_cast<double>(size) * static_cast<double>(count);
+      return StatisticDuration{count, static_cast<std::uint64_t>(all * own / std::max(items, 1.0))};
+    };
+    out.push_back({size, share(Phase::copy_in), share(Phase::compute), share(Phase::copy_out)});
+  }
+  return out;
 }
 
 VersionStatistics statistics_of(const ServedModel& served) {
@@ -40,6 +61,7 @@ VersionStatistics statistics_of(const ServedModel& served) {
   out.compute_input = scaled(Phase::copy_in);
   out.compute_infer = scaled(Phase::compute);
   out.compute_output = scaled(Phase::copy_out);
+  out.batches = batches_of(model);
   return out;
 }
 

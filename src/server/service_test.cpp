@@ -309,6 +309,10 @@ TEST_F(ServiceTest, CountsWhatItAnswers) {
   EXPECT_GE(statistics.success.ns, statistics.queue.ns + statistics.compute_infer.ns);
   EXPECT_EQ(statistics.inference_count, 4u);
   EXPECT_EQ(statistics.execution_count, 2u);
+  ASSERT_EQ(statistics.batches.size(), 1u);
+  EXPECT_EQ(statistics.batches[0].batch_size, 2u);
+  EXPECT_EQ(statistics.batches[0].compute_infer.count, 2u);
+  EXPECT_GT(statistics.batches[0].compute_infer.ns, 0u);
   EXPECT_GT(statistics.last_inference_ms, 1'600'000'000'000u);
   EXPECT_EQ(service_->statistics("nobody", "").error().code, ErrorCode::not_found);
 }
