@@ -107,6 +107,7 @@ struct ModelStatistics {
   std::uint64_t queued_requests = 0;      // now
   std::uint64_t queued_bytes = 0;         // now
   std::uint64_t running_batches = 0;      // now
+  std::uint64_t busy_lanes = 0;           // now: that have a batch or more
   Duration device_time{};                 // sum over batches
   std::array<Histogram, kPhases> phases;  // nanoseconds; request-weighted
   Histogram batch_items;

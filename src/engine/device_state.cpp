@@ -264,6 +264,7 @@ void DeviceState::complete(PlanState& plan, LaneState& lane, BatchSlot& slot) {
     }
   }
   lane.in_flight.pop_front();
+  if (lane.in_flight.empty()) plan.figures->busy_lanes.fetch_sub(1, std::memory_order_relaxed);
   lane.last_progress = now_;
   lane.terminating = false;
   lane.idle_from = now_;
@@ -830,6 +831,7 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
   ++plan.in_flight;
   ++in_flight_;
   plan.figures->running.fetch_add(1, std::memory_order_relaxed);
+  if (slot.lane_was_idle) plan.figures->busy_lanes.fetch_add(1, std::memory_order_relaxed);
   publish_load(plan);
   if (lane.thread) {
     lane.thread->post([&plan, &slot] { plan.stage(slot); });

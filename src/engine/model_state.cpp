@@ -612,6 +612,7 @@ ModelStatistics ModelState::statistics() const {
     }
     statistics.bound_in_place += read(figures.in_place);
     statistics.running_batches += read(figures.running);
+    statistics.busy_lanes += read(figures.busy_lanes);
     statistics.device_time += Duration(read(figures.device_time));
     DeviceStatistics& device = statistics.devices.emplace_back();
     device.device = info_.placements[statistics.devices.size() - 1].device;

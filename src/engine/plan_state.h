@@ -161,7 +161,8 @@ class BatchTimes {
 struct PlanFigures {
   std::array<LiveHistogram, kPhases> phases;
   LiveHistogram batch_items;
-  std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0}, running{0};
+  std::atomic<std::uint64_t> batches{0}, prepared{0}, in_place{0};
+  std::atomic<std::uint64_t> running{0}, busy_lanes{0};
   std::array<std::atomic<std::uint64_t>, kEagerReasons> eager{};
   std::atomic<std::uint64_t> requests{0}, items{0}, moved{0};  // of batches that succeeded
   std::atomic<Duration::rep> device_time{0};
