@@ -19,6 +19,11 @@ struct NvmlMemory {
   unsigned long long used = 0;
 };
 
+struct NvmlUtilization {
+  unsigned gpu = 0;  // percent of the last sampling period in which a kernel ran
+  unsigned memory = 0;
+};
+
 struct NvmlPci {
   char bus_id_legacy[16] = {};
   unsigned domain = 0;
@@ -82,6 +87,10 @@ struct NvmlFunctions {
   int (*DeviceGetNvLinkState)(NvmlDevice, unsigned, int*) = nullptr;
   int (*DeviceGetNvLinkRemoteDeviceType)(NvmlDevice, unsigned, int*) = nullptr;
   int (*DeviceGetNvLinkRemotePciInfo)(NvmlDevice, unsigned, NvmlPci*) = nullptr;
+  int (*DeviceGetUtilizationRates)(NvmlDevice, NvmlUtilization*) = nullptr;
+  int (*DeviceGetPowerUsage)(NvmlDevice, unsigned*) = nullptr;                        // milliwatts
+  int (*DeviceGetEnforcedPowerLimit)(NvmlDevice, unsigned*) = nullptr;                // milliwatts
+  int (*DeviceGetTotalEnergyConsumption)(NvmlDevice, unsigned long long*) = nullptr;  // millijoules
   int (*DeviceGetP2PStatus)(NvmlDevice, NvmlDevice, int, int*) = nullptr;
 };
 

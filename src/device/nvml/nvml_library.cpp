@@ -48,6 +48,10 @@ NvmlFunctions functions_of(void* library) {
   find(library, f.DeviceGetNvLinkState, "nvmlDeviceGetNvLinkState");
   find(library, f.DeviceGetNvLinkRemoteDeviceType, "nvmlDeviceGetNvLinkRemoteDeviceType");
   find(library, f.DeviceGetNvLinkRemotePciInfo, "nvmlDeviceGetNvLinkRemotePciInfo_v2");
+  find(library, f.DeviceGetUtilizationRates, "nvmlDeviceGetUtilizationRates");
+  find(library, f.DeviceGetPowerUsage, "nvmlDeviceGetPowerUsage");
+  find(library, f.DeviceGetEnforcedPowerLimit, "nvmlDeviceGetEnforcedPowerLimit");
+  find(library, f.DeviceGetTotalEnergyConsumption, "nvmlDeviceGetTotalEnergyConsumption");
   find(library, f.DeviceGetP2PStatus, "nvmlDeviceGetP2PStatus");
   return f;
 }
