@@ -2,6 +2,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -57,13 +58,18 @@ struct Options {
   std::string max_in_flight;
   std::string drain_limit = "30s";
   std::string access_log;
+  std::string otlp_url;
+  std::string trace_level = "TIMESTAMPS";
+  std::int64_t trace_rate = 1000;
 };
 
 /// Waits for signals in an orderly way: they are blocked in all threads, and read here.
 class Signals {
  public:
-  Signals() {
+  /// `hangup`: SIGHUP too.
+  explicit Signals(bool hangup) {
     sigemptyset(&set_);
+    if (hangup) sigaddset(&set_, SIGHUP);
     sigaddset(&set_, SIGINT);
     sigaddset(&set_, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &set_, &before_);
@@ -182,6 +188,8 @@ Result<ServerOptions> server_options(const Options& options) {
   MILLRACE_ASSIGN(out.http, http_options(options));
   MILLRACE_ASSIGN(out.grpc, grpc_options(options));
   out.access_log = options.access_log;
+  out.otlp_url = options.otlp_url;
+  out.trace_settings = {{"trace_level", options.trace_level}, {"trace_rate", options.trace_rate}};
   if (!out.http && !out.grpc) throw UsageError("expected a port for HTTP or for gRPC, got neither");
   return out;
 }
@@ -215,14 +223,15 @@ void say_models(Server& running) {
 }
 
 Result<int> serve(const Options& options) {
-  const Signals signals;
+  const Signals signals(!options.access_log.empty());
   MILLRACE_ASSIGN(const Duration drain_limit, parse_duration(options.drain_limit, "--drain-limit"));
   MILLRACE_ASSIGN(ServerOptions chosen, server_options(options));
   MILLRACE_ASSIGN(const std::unique_ptr<Server> running, Server::start(std::move(chosen)));
   say_models(*running);
   say_where(options, *running);
   constexpr std::chrono::milliseconds kLook(200);
-  while (signals.wait(kLook) == 0) {
+  for (int signal = 0; signal == 0 || signal == SIGHUP; signal = signals.wait(kLook)) {
+    if (signal == SIGHUP) running->reopen_logs();
     if (const auto faults = running->service().engine().faults(); !faults.empty()) {
       (void)running->drain(std::chrono::seconds(1));
       return faults.front().error;
@@ -232,7 +241,9 @@ Result<int> serve(const Options& options) {
   std::atomic<bool> over{false};
   const Thread watch("mr-signals", [&] {
     while (!over.load(std::memory_order_acquire)) {
-      if (signals.wait(kLook) != 0) _exit(kFailed);  // the second one: what is left is dropped
+      const int signal = signals.wait(kLook);
+      if (signal != 0 && signal != SIGHUP)
+        _exit(kFailed);  // the second one: what is left is dropped
     }
   });
   const bool all = running->drain(drain_limit);
@@ -290,7 +301,17 @@ void add_options(CLI::App& verb, Options& options) {
                   "Bytes of requests under way, each protocol (default: 4GiB)");
   verb.add_option("--drain-limit", options.drain_limit,
                   "How long what was begun may take after SIGTERM (default: 30s)");
-  verb.add_option("--access-log", options.access_log, "File for a line of JSON a request; -: here");
+  verb.add_option("--otlp-url", options.otlp_url,
+                  "Export traces to this collector, http://HOST:PORT/v1/traces");
+  verb.add_option("--trace-rate", options.trace_rate,
+                  "Trace one request of so many that bring no trace of their own (default: 1000)")
+      ->check(CLI::Range(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()));
+  verb.add_option("--trace-level", options.trace_level,
+                  "OFF: nothing is traced until a client with --allow-settings changes that "
+                  "(default: TIMESTAMPS)")
+      ->check(CLI::IsMember({"OFF", "TIMESTAMPS"}));
+  verb.add_option("--access-log", options.access_log,
+                  "File for a line of JSON a request; -: here. SIGHUP opens it anew");
 }
 
 }  // namespace

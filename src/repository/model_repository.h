@@ -12,6 +12,7 @@
 
 #include <millrace/engine.h>
 
+#include "base/live_histogram.h"
 #include "repository/model_config.pb.h"
 #include "repository/request_policy.h"
 
@@ -50,6 +51,8 @@ struct ServedTraffic {
   std::atomic<std::int64_t> last_inference_ms{0};  // since the epoch; 0: none yet
   std::atomic<std::uint64_t> failures{0};
   std::atomic<std::uint64_t> failure_ns{0};
+  std::atomic<std::uint64_t> invalid{0};  // never submitted: they contradicted the model
+  LiveHistogram send;                     // nanoseconds: answers, from the first byte to the last
 };
 
 /// One version of a model, ready to answer. A lease: the version stays loaded, and takes requests,

@@ -1,10 +1,12 @@
 // One line of JSON for each request.
 #pragma once
 
-#include <cstdio>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+
+#include <millrace/device.h>
 
 #include "server/grpc/server.h"
 #include "server/http/options.h"
@@ -13,7 +15,8 @@ namespace millrace::server {
 
 /// Thread-safe. A line is written whole, with one call, so that lines of several processes do not
 /// mix. A file that takes no more (a full disk) loses lines, never requests; that is logged once,
-/// and how many were lost when it takes lines again.
+/// and how many were lost when it takes lines again. A file that was moved away is followed by a
+/// new one under the old name within a second, so that logs can be rotated.
 class AccessLog {
  public:
   /// Appends to the file; "-" is standard output. Errors: unavailable.
@@ -24,15 +27,24 @@ class AccessLog {
 
   void write(const HttpAccess& access) noexcept;
   void write(const GrpcCallRecord& record) noexcept;
+  /// Opens the path anew, now. What cannot be opened is logged; the old file goes on.
+  void reopen() noexcept;
 
  private:
-  AccessLog(int descriptor, bool owned) noexcept : descriptor_(descriptor), owned_(owned) {}
-  void write_line(const std::string& line) noexcept;
+  AccessLog(int descriptor, std::string path) noexcept
+      : path_(std::move(path)), descriptor_(descriptor) {}
+  void write_line(std::string& line) noexcept;
+  // With the mutex held.
+  void look_whether_moved() noexcept;
+  void open_anew() noexcept;
 
-  const int descriptor_;
-  const bool owned_;
+  const std::string path_;  // empty: standard output
   std::mutex mutex_;
-  std::uint64_t lost_ = 0;  // guarded by mutex_
+  // Guarded by mutex_.
+  int descriptor_;
+  std::uint64_t lost_ = 0;
+  bool torn_ = false;  // the last line is not whole
+  TimePoint looked_;
 };
 
 }  // namespace millrace::server

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,7 +14,13 @@
 
 #include <millrace/request.h>
 
+namespace millrace {
+struct ServedTraffic;
+}
+
 namespace millrace::server {
+
+class RequestTrace;
 
 using Parameter = std::variant<bool, std::int64_t, double, std::string>;
 
@@ -82,8 +89,8 @@ struct Call {
   std::vector<CallOutput> outputs;  // empty: all of the model's
   /// By the transport (gRPC's deadline, a header).
   std::optional<TimePoint> deadline;
-  /// W3C trace context as it came; empty: none.
-  std::string traceparent;
+  /// Null where it is not traced, which is the rule. See Service::begin_trace.
+  std::shared_ptr<RequestTrace> trace;
 };
 
 /// An output as it answers.
@@ -104,6 +111,7 @@ struct Answer {
   Parameters parameters;
   std::vector<AnsweredOutput> outputs;  // in the order asked for, else in the model's
   RequestTimes times;
+  std::shared_ptr<ServedTraffic> traffic;  // of the model
 };
 
 /// Called once for each answer of a call (`last` on the final one), on a thread of the engine's

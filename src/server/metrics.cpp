@@ -1,96 +1,25 @@
 #include "server/metrics.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdio>
+#include <fstream>
 #include <memory>
 #include <vector>
 
+#include <dirent.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include "base/text.h"
+#include "server/metrics_page.h"
 
 namespace millrace::server {
 namespace {
 
-constexpr double kNanosecondsPerSecond = 1e9;
 constexpr std::uint64_t kNanosecondsPerMicrosecond = 1000;
 
-/// Upper bounds of the buckets, in nanoseconds: about three a decade, from 10 us to 10 s.
-constexpr std::array<std::uint64_t, 19> kTimeBounds = {
-    10'000,        25'000,        50'000,        100'000,       250'000,
-    500'000,       1'000'000,     2'500'000,     5'000'000,     10'000'000,
-    25'000'000,    50'000'000,    100'000'000,   250'000'000,   500'000'000,
-    1'000'000'000, 2'500'000'000, 5'000'000'000, 10'000'000'000};
-constexpr std::array<std::uint64_t, 10> kItemBounds = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
-
-using Labels = std::vector<std::pair<std::string_view, std::string>>;
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '\n') {
-      out += "\\n";
-      continue;
-    }
-    if (c == '\\' || c == '"') out += '\\';
-    out += c;
-  }
-  return out;
-}
-
-std::string text_of(const Labels& labels) {
-  if (labels.empty()) return {};
-  std::string out = "{";
-  for (const auto& [name, value] : labels) {
-    if (out.size() > 1) out += ',';
-    out += concat(name, "=\"", escaped(value), '"');
-  }
-  return out + '}';
-}
-
-/// Seconds, with as many digits as a nanosecond needs.
-std::string seconds(std::uint64_t nanoseconds) {
-  return concat(static_cast<double>(nanoseconds) / kNanosecondsPerSecond);
-}
-
-/// Families of metrics, each with its head once and its samples together.
-class Page {
- public:
-  void family(std::string_view name, std::string_view type, std::string_view help) {
-    name_ = name;
-    out_ += concat("# HELP ", name, ' ', help, "\n# TYPE ", name, ' ', type, '\n');
-  }
-  template <class Value>
-  void sample(const Labels& labels, const Value& value) {
-    out_ += concat(name_, text_of(labels), ' ', value, '\n');
-  }
-  /// `unit`: how many of the histogram's numbers make one of the metric's.
-  template <std::size_t N>
-  void histogram(Labels labels, const Histogram& histogram,
-                 const std::array<std::uint64_t, N>& bounds, bool times) {
-    std::array<std::uint64_t, N> below{};
-    const std::vector<std::uint64_t>& counts = histogram.counts();
-    for (std::size_t bucket = 0; bucket < counts.size(); ++bucket) {
-      if (counts[bucket] == 0) continue;
-      const std::uint64_t value = Histogram::value_of(bucket);
-      for (std::size_t i = N; i-- > 0 && value <= bounds[i];) below[i] += counts[bucket];
-    }
-    labels.emplace_back("le", "");
-    for (std::size_t i = 0; i < N; ++i) {
-      labels.back().second = times ? seconds(bounds[i]) : std::to_string(bounds[i]);
-      out_ += concat(name_, "_bucket", text_of(labels), ' ', below[i], '\n');
-    }
-    labels.back().second = "+Inf";
-    out_ += concat(name_, "_bucket", text_of(labels), ' ', histogram.count(), '\n');
-    labels.pop_back();
-    const double sum = histogram.mean() * static_cast<double>(histogram.count());
-    out_ += concat(name_, "_sum", text_of(labels), ' ', times ? sum / kNanosecondsPerSecond : sum,
-                   '\n');
-    out_ += concat(name_, "_count", text_of(labels), ' ', histogram.count(), '\n');
-  }
-  [[nodiscard]] std::string take() { return std::move(out_); }
-
- private:
-  std::string name_;
-  std::string out_;
-};
+double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 struct Version {
   Labels labels;
@@ -103,7 +32,7 @@ std::uint64_t total(const Histogram& histogram) {
 }
 
 /// The counters that dashboards for this protocol's best-known server read; times in microseconds.
-void write_well_known(Page& page, const std::vector<Version>& versions) {
+void write_well_known(MetricsPage& page, const std::vector<Version>& versions) {
   const auto counter = [&](std::string_view name, std::string_view help, auto value) {
     page.family(name, "counter", help);
     for (const Version& version : versions) page.sample(version.labels, value(version.statistics));
@@ -146,150 +75,306 @@ void write_well_known(Page& page, const std::vector<Version>& versions) {
   }
 }
 
-void write_models(Page& page, const std::vector<Version>& versions) {
-  page.family(
-      "millrace_phase_seconds", "histogram",
-      "Time of requests by phase; phases on the device are those of batches that were timed");
+void write_models(MetricsPage& page, const std::vector<Version>& versions) {
+  page.family("millrace_phase_seconds", "histogram",
+              "Time of requests by phase; phases on the device are those of batches that were "
+              "timed");
   for (const Version& version : versions) {
     for (std::size_t i = 0; i < kPhases; ++i) {
-      Labels labels = version.labels;
-      labels.emplace_back("phase", std::string(to_string(static_cast<Phase>(i))));
-      page.histogram(std::move(labels), version.statistics.phases[i], kTimeBounds, true);
+      page.times(with(version.labels, "phase", std::string(to_string(static_cast<Phase>(i)))),
+                 version.statistics.phases[i]);
     }
+    page.times(with(version.labels, "phase", "send"), version.served->traffic->send.snapshot());
   }
   page.family("millrace_batch_items", "histogram", "Items in a batch");
   for (const Version& version : versions) {
-    page.histogram(version.labels, version.statistics.batch_items, kItemBounds, false);
+    page.numbers(version.labels, version.statistics.batch_items);
   }
   page.family("millrace_rejections_total", "counter", "Requests that did not run, by reason");
   for (const Version& version : versions) {
     const ModelStatistics& s = version.statistics;
+    const std::uint64_t invalid = version.served->traffic->invalid.load(std::memory_order_relaxed);
     for (const auto& [reason, value] : {std::pair("queue_full", s.rejected),
                                         {"deadline_exceeded", s.expired},
-                                        {"cancelled", s.cancelled}}) {
-      Labels labels = version.labels;
-      labels.emplace_back("reason", reason);
-      page.sample(labels, value);
+                                        {"cancelled", s.cancelled},
+                                        {"invalid", invalid}}) {
+      page.sample(with(version.labels, "reason", reason), value);
     }
   }
-  const auto gauge = [&](std::string_view name, std::string_view help, auto value) {
+  const auto gauge = [&](std::string_view name, std::string_view help,
+                         std::uint64_t ModelStatistics::*value) {
     page.family(name, "gauge", help);
-    for (const Version& version : versions) page.sample(version.labels, value(version));
-  };
-  gauge("millrace_queue_requests", "Requests in the queue",
-        [](const Version& v) { return v.statistics.queued_requests; });
-  gauge("millrace_queue_bytes", "Bytes of inputs in the queue",
-        [](const Version& v) { return v.statistics.queued_bytes; });
-  gauge("millrace_batches_running",
-        "Batches on the devices: lanes that are busy, while each has "
-        "one slot in use",
-        [](const Version& v) { return v.statistics.running_batches; });
-  gauge("millrace_lanes", "Lanes over all devices", [](const Version& v) {
-    std::size_t lanes = 0;
-    for (const auto& placement : v.served->model.info().placements) {
-      lanes += static_cast<std::size_t>(placement.lanes);
+    for (const Version& version : versions) {
+      page.sample(version.labels, version.statistics.*value);
     }
-    return lanes;
-  });
+  };
+  gauge("millrace_queue_requests", "Requests in the queue", &ModelStatistics::queued_requests);
+  gauge("millrace_queue_bytes", "Bytes of inputs in the queue", &ModelStatistics::queued_bytes);
+  gauge("millrace_batches_running", "Batches that lanes have", &ModelStatistics::running_batches);
+  gauge("millrace_lanes_busy", "Lanes that have a batch", &ModelStatistics::busy_lanes);
 }
 
-void write_devices(Page& page, const std::vector<DeviceReport>& reports) {
+/// Where the work is done.
+void write_lanes(MetricsPage& page, const std::vector<Version>& versions) {
+  page.family("millrace_lanes", "gauge", "Lanes that a model has on a device");
+  for (const Version& version : versions) {
+    for (const auto& placement : version.served->model.info().placements) {
+      page.sample(with(version.labels, "device", to_string(placement.device)), placement.lanes);
+    }
+  }
+  const auto counter = [&](std::string_view name, std::string_view help, auto value) {
+    page.family(name, "counter", help);
+    for (const Version& version : versions) {
+      for (const DeviceStatistics& device : version.statistics.devices) {
+        page.sample(with(version.labels, "device", to_string(device.device)), value(device));
+      }
+    }
+  };
+  counter("millrace_device_items_total", "Items that a device computed",
+          [](const DeviceStatistics& s) { return s.items; });
+  counter("millrace_device_batches_total", "Batches that a device computed",
+          [](const DeviceStatistics& s) { return s.batches; });
+  counter("millrace_device_busy_seconds_total", "Time that a device's lanes spent on batches",
+          [](const DeviceStatistics& s) { return seconds(s.device_time); });
+}
+
+void write_devices(MetricsPage& page, const std::vector<DeviceReport>& reports) {
   page.family("millrace_device_memory_bytes", "gauge",
-              "Memory of a device: all of it, what is in use, and what this process holds");
+              "Memory of a device: all of it, what nobody uses, and what this process holds");
+  const auto labels = [](const DeviceReport& report) {
+    return Labels{{"device", to_string(report.info.id)}, {"uuid", report.info.uuid}};
+  };
   for (const DeviceReport& report : reports) {
     std::size_t held = 0;
     for (const MemoryHolder& holder : report.held) held += holder.bytes;
     for (const auto& [state, value] : {std::pair("total", report.memory.limit_bytes),
                                        {"free", report.memory.free_bytes},
                                        {"held", held}}) {
-      page.sample(
-          {{"device", to_string(report.info.id)}, {"uuid", report.info.uuid}, {"state", state}},
-          value);
+      page.sample(with(labels(report), "state", state), value);
     }
   }
   page.family("millrace_device_failed", "gauge", "1: the device failed for good");
-  for (const DeviceReport& report : reports) {
-    page.sample({{"device", to_string(report.info.id)}, {"uuid", report.info.uuid}},
-                report.fault ? 1 : 0);
-  }
-  const auto gpu = [&](std::string_view name, std::string_view help, auto value) {
-    page.family(name, "gauge", help);
-    for (const DeviceReport& report : reports) {
-      if (report.info.id.kind != DeviceKind::cuda) continue;
-      page.sample({{"gpu_uuid", report.info.uuid}}, value(report.memory));
-    }
-  };
-  gpu("nv_gpu_memory_total_bytes", "Memory of a GPU",
-      [](const MemoryInfo& memory) { return memory.limit_bytes; });
-  gpu("nv_gpu_memory_used_bytes", "Memory of a GPU that is in use, by whomever",
-      [](const MemoryInfo& memory) { return memory.limit_bytes - memory.free_bytes; });
+  for (const DeviceReport& report : reports) page.sample(labels(report), report.fault ? 1 : 0);
 }
 
-void write_protocols(Page& page, const HttpCounters* http,
-                     const std::function<GrpcCounters()>& grpc) {
-  const GrpcCounters calls = grpc ? grpc() : GrpcCounters();
-  const auto both = [&](std::string_view name, std::string_view type, std::string_view help,
-                        std::uint64_t by_http, std::uint64_t by_grpc) {
+/// As dashboards for GPUs read them.
+void write_gpus(MetricsPage& page, const std::vector<DeviceReport>& reports,
+                GpuUsageSampler& sampler) {
+  const auto is_gpu = [](const DeviceReport& r) { return r.info.id.kind == DeviceKind::cuda; };
+  std::vector<GpuUsage> usage;
+  if (std::ranges::any_of(reports, is_gpu)) usage = sampler.latest();
+  const auto memory = [&](std::string_view name, std::string_view help, auto value) {
+    page.family(name, "gauge", help);
+    for (const DeviceReport& report : reports) {
+      if (is_gpu(report)) page.sample({{"gpu_uuid", report.info.uuid}}, value(report.memory));
+    }
+  };
+  memory("nv_gpu_memory_total_bytes", "Memory of a GPU",
+         [](const MemoryInfo& info) { return info.limit_bytes; });
+  memory("nv_gpu_memory_used_bytes", "Memory of a GPU that is in use, by whomever",
+         [](const MemoryInfo& info) { return info.limit_bytes - info.free_bytes; });
+  const auto used = [&](std::string_view name, std::string_view type, std::string_view help,
+                        std::optional<double> GpuUsage::*field) {
     page.family(name, type, help);
-    if (http) page.sample({{"protocol", "http"}}, by_http);
-    if (grpc) page.sample({{"protocol", "grpc"}}, by_grpc);
+    for (const DeviceReport& report : reports) {
+      if (!is_gpu(report)) continue;
+      for (const GpuUsage& gpu : usage) {
+        if (!equal_ignoring_case(gpu.uuid, report.info.uuid) || !(gpu.*field)) continue;
+        page.sample({{"gpu_uuid", report.info.uuid}}, *(gpu.*field));
+      }
+    }
   };
-  const auto of = [http](const std::atomic<std::uint64_t> HttpCounters::*field) {
-    return http ? (http->*field).load(std::memory_order_relaxed) : 0;
+  used("nv_gpu_utilization", "gauge", "Part of the time in which a kernel ran, by whomever",
+       &GpuUsage::utilization);
+  used("millrace_gpu_memory_utilization", "gauge",
+       "Part of the time in which a GPU's memory was read or written",
+       &GpuUsage::memory_utilization);
+  used("nv_gpu_power_usage", "gauge", "Power that a GPU draws, in watts", &GpuUsage::power_watts);
+  used("nv_gpu_power_limit", "gauge", "Power that a GPU may draw, in watts",
+       &GpuUsage::power_limit_watts);
+  used("nv_energy_consumption", "counter", "Energy that a GPU has used, in joules",
+       &GpuUsage::energy_joules);
+}
+
+std::uint64_t read(const std::atomic<std::uint64_t>& counter) {
+  return counter.load(std::memory_order_relaxed);
+}
+
+/// One family over both protocols.
+class Protocols {
+ public:
+  Protocols(MetricsPage& page, const HttpServer* http, const GrpcServer* grpc)
+      : page_(page), http_(http), grpc_(grpc), calls_(grpc ? grpc->counters() : GrpcCounters()) {}
+
+  template <class OfHttp, class OfGrpc>
+  void family(std::string_view name, std::string_view type, std::string_view help,
+              const OfHttp& of_http, const OfGrpc& of_grpc) {
+    page_.family(name, type, help);
+    if (http_) add(Labels{{"protocol", "http"}}, of_http(*http_, http_->counters()));
+    if (grpc_) add(Labels{{"protocol", "grpc"}}, of_grpc(calls_));
+  }
+
+ private:
+  using Reasons = std::vector<std::pair<std::string, std::uint64_t>>;
+  void add(const Labels& labels, std::uint64_t value) { page_.sample(labels, value); }
+  void add(const Labels& labels, const std::pair<std::string_view, Reasons>& parts) {
+    for (const auto& [name, value] : parts.second) {
+      page_.sample(with(labels, parts.first, name), value);
+    }
+  }
+
+  MetricsPage& page_;
+  const HttpServer* http_;
+  const GrpcServer* grpc_;
+  const GrpcCounters calls_;
+};
+
+using Parts = std::pair<std::string_view, std::vector<std::pair<std::string, std::uint64_t>>>;
+
+Parts http_codes(const HttpCounters& counters) {
+  Parts parts{"code", {}};
+  for (std::size_t i = 0; i < counters.by_status.size(); ++i) {
+    if (const std::uint64_t count = read(counters.by_status[i]); count > 0) {
+      parts.second.emplace_back(concat(i + HttpCounters::kFirstStatus), count);
+    }
+  }
+  return parts;
+}
+
+Parts grpc_codes(const GrpcCounters& counters) {
+  Parts parts{"code", {}};
+  for (std::size_t i = 0; i < counters.by_status.size(); ++i) {
+    if (counters.by_status[i] > 0) parts.second.emplace_back(concat(i), counters.by_status[i]);
+  }
+  return parts;
+}
+
+Parts http_refusals(const HttpCounters& counters) {
+  const auto status = [&counters](std::size_t code) {
+    return read(counters.by_status[code - HttpCounters::kFirstStatus]);
   };
-  both("millrace_requests_total", "counter",
-       "Requests answered over HTTP; inferences received over gRPC", of(&HttpCounters::requests),
-       calls.calls);
-  both("millrace_request_errors_total", "counter", "Of these, answered with an error",
-       of(&HttpCounters::errors), calls.failed);
-  both("millrace_refusals_total", "counter",
-       "Connections (HTTP) and calls (gRPC) beyond a limit of the server",
-       of(&HttpCounters::refused), calls.refused);
-  both("millrace_received_bytes_total", "counter", "Bytes received",
-       of(&HttpCounters::received_bytes), calls.received_bytes);
-  both("millrace_sent_bytes_total", "counter", "Bytes sent", of(&HttpCounters::sent_bytes),
-       calls.sent_bytes);
-  if (!http) return;
+  return {"reason",
+          {{"connections", read(counters.refused)},
+           {"in_flight", read(counters.over_budget)},
+           {"too_large", status(413) + status(431)},
+           {"too_slow", read(counters.timeouts)},
+           {"token", status(401) + status(403)}}};
+}
+
+Parts grpc_refusals(const GrpcCounters& counters) {
+  constexpr std::size_t kUnauthenticated = 16;
+  return {"reason",
+          {{"in_flight", counters.refused}, {"token", counters.by_status[kUnauthenticated]}}};
+}
+
+void write_protocols(MetricsPage& page, const HttpServer* http, const GrpcServer* grpc) {
+  Protocols both(page, http, grpc);
+  using H = const HttpCounters&;
+  using G = const GrpcCounters&;
+  both.family(
+      "millrace_requests_total", "counter",
+      "Requests answered over HTTP, and inferences over gRPC, by the protocol's own status",
+      [](const HttpServer&, H counters) { return http_codes(counters); },
+      [](G counters) { return grpc_codes(counters); });
+  both.family(
+      "millrace_refusals_total", "counter",
+      "What a protocol turned away itself, by reason: at a limit, too slow, or without a token",
+      [](const HttpServer&, H counters) { return http_refusals(counters); },
+      [](G counters) { return grpc_refusals(counters); });
+  both.family(
+      "millrace_received_bytes_total", "counter", "Bytes of requests",
+      [](const HttpServer&, H counters) { return read(counters.received_bytes); },
+      [](G counters) { return counters.received_bytes; });
+  both.family(
+      "millrace_sent_bytes_total", "counter", "Bytes of answers",
+      [](const HttpServer&, H counters) { return read(counters.sent_bytes); },
+      [](G counters) { return counters.sent_bytes; });
+  both.family(
+      "millrace_bytes_in_flight", "gauge", "Bytes of requests that are held",
+      [](const HttpServer& server, H) { return std::uint64_t{server.bytes_in_flight()}; },
+      [](G counters) { return counters.bytes_in_flight; });
+  page.family("millrace_grpc_calls_in_flight", "gauge", "Inferences that are not answered yet");
+  if (grpc) page.sample({}, grpc->counters().calls_in_flight);
+  page.family("millrace_http_connections", "gauge", "Connections that are open");
+  if (http) page.sample({}, http->connections());
   page.family("millrace_http_connections_total", "counter", "Connections accepted");
-  page.sample({}, of(&HttpCounters::connections));
-  page.family("millrace_http_timeouts_total", "counter", "Connections that were too slow");
-  page.sample({}, of(&HttpCounters::timeouts));
+  if (http) page.sample({}, read(http->counters().connections));
   page.family("millrace_http_aborted_total", "counter", "Requests whose caller went away");
-  page.sample({}, of(&HttpCounters::aborted));
+  if (http) page.sample({}, read(http->counters().aborted));
+}
+
+void write_traces(MetricsPage& page, const OtlpExporter* exporter) {
+  page.family("millrace_traces_total", "counter",
+              "Requests that were traced: exported, refused by the collector, or dropped because "
+              "too many waited");
+  if (!exporter) return;
+  const OtlpCounters counters = exporter->counters();
+  page.sample({{"outcome", "exported"}}, counters.exported);
+  page.sample({{"outcome", "refused"}}, counters.refused);
+  page.sample({{"outcome", "dropped"}}, exporter->queue()->counters().dropped);
+}
+
+std::size_t open_files() {
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir("/proc/self/fd"), closedir);
+  std::size_t files = 0;
+  while (folder && readdir(folder.get())) ++files;
+  return files > 3 ? files - 3 : 0;  // ".", ".." and the folder
+}
+
+void write_process(MetricsPage& page) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto of = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  page.family("process_cpu_seconds_total", "counter", "Processor time of this process");
+  page.sample({}, of(usage.ru_utime) + of(usage.ru_stime));
+  std::uint64_t pages = 0;
+  std::uint64_t resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  page.family("process_resident_memory_bytes", "gauge", "Memory that this process has in use");
+  page.sample({}, resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
+  page.family("process_open_fds", "gauge", "Files and sockets that are open");
+  page.sample({}, open_files());
 }
 
 }  // namespace
 
-void Metrics::sent(std::string_view model, Duration took) {
-  const auto value = static_cast<std::uint64_t>(std::max<Duration::rep>(took.count(), 0));
-  std::lock_guard lock(mutex_);
-  auto at = sent_.find(model);
-  if (at == sent_.end()) at = sent_.emplace(std::string(model), Histogram()).first;
-  at->second.record(value);
+void Metrics::count(const HttpServer* server) {
+  const std::lock_guard lock(mutex_);
+  http_ = server;
+}
+void Metrics::count(const GrpcServer* server) {
+  const std::lock_guard lock(mutex_);
+  grpc_ = server;
+}
+void Metrics::count(const OtlpExporter* exporter) {
+  const std::lock_guard lock(mutex_);
+  traces_ = exporter;
 }
 
-std::string Metrics::text() const {
+std::string Metrics::text() {
   std::vector<Version> versions;
   for (auto& served : service_.repository().served({})) {
     ModelStatistics statistics = served->model.statistics();
     versions.push_back(
         {{{"model", served->name}, {"version", served->version}}, served, std::move(statistics)});
   }
-  Page page;
+  MetricsPage page;
   write_well_known(page, versions);
   write_models(page, versions);
-  page.family("millrace_send_seconds", "histogram",
-              "Time from the answer to its last byte handed to the network");
+  write_lanes(page, versions);
+  const std::vector<DeviceReport> reports = service_.engine().device_reports();
+  write_devices(page, reports);
+  write_gpus(page, reports, gpus_);
   {
-    std::lock_guard lock(mutex_);
-    for (const auto& [model, histogram] : sent_) {
-      page.histogram({{"model", model}}, histogram, kTimeBounds, true);
-    }
+    const std::lock_guard lock(mutex_);
+    write_protocols(page, http_, grpc_);
+    write_traces(page, traces_);
   }
-  write_devices(page, service_.engine().device_reports());
-  write_protocols(page, http_, grpc_);
   page.family("millrace_ready", "gauge", "1: the server takes requests");
   page.sample({}, service_.ready() ? 1 : 0);
+  write_process(page);
   return page.take();
 }
 

@@ -1,16 +1,13 @@
 // What the server counts, in the text format of Prometheus.
 #pragma once
 
-#include <functional>
-#include <map>
 #include <mutex>
 #include <string>
-#include <string_view>
 
-#include <millrace/statistics.h>
-
+#include "device/nvml/gpu_usage.h"
 #include "server/grpc/server.h"
 #include "server/http/server.h"
+#include "server/otlp_exporter.h"
 #include "server/service.h"
 
 namespace millrace::server {
@@ -20,21 +17,21 @@ class Metrics {
  public:
   explicit Metrics(Service& service) noexcept : service_(service) {}
 
-  /// Before the server takes requests.
-  void count(const HttpCounters& counters) noexcept { http_ = &counters; }
-  void count(std::function<GrpcCounters()> counters) { grpc_ = std::move(counters); }
-  /// How long an answer of that model took to be handed to the network, the last phase of a
-  /// request.
-  void sent(std::string_view model, Duration took);
+  /// What else is counted; nullptr before it goes away.
+  void count(const HttpServer* server);
+  void count(const GrpcServer* server);
+  void count(const OtlpExporter* exporter);
 
-  [[nodiscard]] std::string text() const;
+  [[nodiscard]] std::string text();
 
  private:
   Service& service_;
-  const HttpCounters* http_ = nullptr;
-  std::function<GrpcCounters()> grpc_;
-  mutable std::mutex mutex_;
-  std::map<std::string, Histogram, std::less<>> sent_;  // by model; guarded by mutex_
+  GpuUsageSampler gpus_;
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  const HttpServer* http_ = nullptr;
+  const GrpcServer* grpc_ = nullptr;
+  const OtlpExporter* traces_ = nullptr;
 };
 
 }  // namespace millrace::server

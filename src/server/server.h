@@ -22,6 +22,10 @@ struct ServerOptions {
   ServiceOptions service;
   std::optional<HttpOptions> http = HttpOptions();
   std::optional<GrpcOptions> grpc = GrpcOptions();
+  /// Where traced requests are exported to, http://HOST:PORT/v1/traces; empty: none is traced.
+  std::string otlp_url;
+  /// The trace settings to begin with.
+  Settings trace_settings{};
   /// A file that every request is written to, one JSON object a line; "-": standard output; empty:
   /// none.
   std::string access_log;
@@ -42,6 +46,9 @@ class Server {
   [[nodiscard]] int http_port() const noexcept;
   [[nodiscard]] int grpc_port() const noexcept;
   [[nodiscard]] int metrics_port() const noexcept;
+
+  /// Opens the access log anew, after it was moved.
+  void reopen_logs() noexcept;
 
   /// Readiness goes false, no new connections are taken; returns when what was begun is answered,
   /// or `limit` has passed. Whether all was answered.

@@ -78,6 +78,7 @@ struct Service::State {
   MemoryRegions cuda;
   TraceSettings traces;
   LogSettings logs;
+  std::shared_ptr<TraceQueue> trace_queue;
   std::atomic<bool> draining{false};
 
   [[nodiscard]] static Error not_allowed(std::string_view what, std::string_view option) {
@@ -242,13 +243,32 @@ Result<Settings> Service::change_log_settings(const Settings& changes) {
 }
 
 // -------------------------------------------------------------------------------------------------
+// traces
+
+Result<void> Service::trace_to(std::shared_ptr<TraceQueue> queue, const Settings& settings) {
+  MILLRACE_TRY(state_->traces.change({}, settings));
+  state_->trace_queue = std::move(queue);
+  return {};
+}
+
+RequestTracePtr Service::begin_trace(std::string_view model, std::string_view traceparent,
+                                     std::string_view protocol, TimePoint received) {
+  return server::begin_trace(state_->trace_queue, state_->traces, model, traceparent, protocol,
+                             received);
+}
+
+// -------------------------------------------------------------------------------------------------
 // inference
 
 Result<Ticket> Service::infer(Call call, AnswerCallback callback) {
-  MILLRACE_ASSIGN(std::shared_ptr<const ServedModel> served,
-                  state_->repository.find(call.model, call.version));
-  return submit_call({state_->system, state_->cuda}, std::move(served), std::move(call),
-                     std::move(callback));
+  const RequestTracePtr trace = call.trace;
+  Result<std::shared_ptr<const ServedModel>> served =
+      state_->repository.find(call.model, call.version);
+  Result<Ticket> ticket = served ? submit_call({state_->system, state_->cuda}, *std::move(served),
+                                               std::move(call), std::move(callback))
+                                 : std::move(served).error();
+  if (trace && !ticket) trace->failed(ticket.error());
+  return ticket;
 }
 
 Result<Tensor> Service::receive_buffer(std::string_view model, std::size_t bytes) {

@@ -15,6 +15,7 @@
 #include "server/memory_regions.h"
 #include "server/settings.h"
 #include "server/submit_call.h"
+#include "server/tracing.h"
 
 namespace millrace::server {
 
@@ -109,6 +110,15 @@ class Service {
   Result<Settings> change_trace_settings(std::string_view model, const Settings& changes);
   [[nodiscard]] Result<Settings> log_settings() const;
   Result<Settings> change_log_settings(const Settings& changes);
+
+  // Traces.
+  /// Before the server takes requests: where those that are traced are written down, and the
+  /// settings to begin with. Without it none is traced. Errors: as change_trace_settings.
+  Result<void> trace_to(std::shared_ptr<TraceQueue> queue, const Settings& settings);
+  /// To be called where a request for an inference comes in. Null, mostly: it is not traced. Else
+  /// it goes into Call::trace, and the front end says when its answer is sent.
+  [[nodiscard]] RequestTracePtr begin_trace(std::string_view model, std::string_view traceparent,
+                                            std::string_view protocol, TimePoint received);
 
   [[nodiscard]] Engine& engine() noexcept;
   [[nodiscard]] ModelRepository& repository() noexcept;

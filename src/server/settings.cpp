@@ -140,36 +140,37 @@ Result<Settings> TraceSettings::change(std::string_view model, const Settings& c
       values.by_name.erase(setting.name);
     }
   }
-  count_traced();
+  work_out();
   return in_force(model);
 }
 
-void TraceSettings::count_traced() {
-  const auto on = [](const Values& values) {
-    const auto at = values.by_name.find("trace_level");
-    return at != values.by_name.end() && std::get<Texts>(at->second.value).front() != "OFF";
+void TraceSettings::work_out() {
+  const auto apply = [](const Values& from, Values& to) {
+    for (const auto& [name, setting] : from.by_name) {
+      if (name == "trace_level") to.on = std::get<Texts>(setting.value).front() != "OFF";
+      if (name == "trace_rate") to.rate = static_cast<std::uint64_t>(stored_number(setting));
+    }
   };
-  bool any = on(server_);
-  for (const auto& [name, values] : models_) any |= on(values);
+  apply(server_, server_);
+  bool any = server_.on;
+  for (auto& [name, values] : models_) {
+    values.on = server_.on;
+    values.rate = server_.rate;
+    apply(values, values);
+    any |= values.on;
+  }
   any_.store(any, std::memory_order_relaxed);
 }
 
-bool TraceSettings::sample(std::string_view model) {
-  if (!any_.load(std::memory_order_relaxed)) return false;
+bool TraceSettings::sample(std::string_view model, std::optional<bool> told) {
+  if (!any()) return false;
   std::lock_guard lock(mutex_);
-  const Settings settings = in_force(model);
-  const auto value = [&settings](std::string_view name) -> const Setting& {
-    return *std::find_if(settings.begin(), settings.end(),
-                         [name](const Setting& setting) { return setting.name == name; });
-  };
-  if (std::get<Texts>(value("trace_level").value).front() == "OFF") return false;
   const auto own = models_.find(model);
-  Values& counts = own == models_.end() ? server_ : own->second;
-  if (counts.left == 0) return false;
-  if (counts.seen++ % static_cast<std::uint64_t>(stored_number(value("trace_rate"))) != 0) {
-    return false;
-  }
-  if (counts.left > 0) --counts.left;
+  Values& values = own == models_.end() ? server_ : own->second;
+  Values& limit = values.by_name.contains("trace_count") ? values : server_;
+  if (!values.on || limit.left == 0 || !told.value_or(true)) return false;
+  if (!told && values.seen++ % values.rate != 0) return false;
+  if (limit.left > 0) --limit.left;
   return true;
 }
 

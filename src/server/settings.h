@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -32,17 +33,23 @@ class TraceSettings {
   /// Changes what is named and returns what is in force then. Errors: invalid_argument, with
   /// nothing changed.
   Result<Settings> change(std::string_view model, const Settings& changes);
-  /// Whether a model's next request is traced: counts it. Cheap while tracing is off.
-  [[nodiscard]] bool sample(std::string_view model);
+  /// Whether anything may be traced at all.
+  [[nodiscard]] bool any() const noexcept { return any_.load(std::memory_order_relaxed); }
+  /// Whether a model's next request is traced: counts it. `told`: what the caller's own trace says,
+  /// which holds instead of the rate. Cheap while tracing is off.
+  [[nodiscard]] bool sample(std::string_view model, std::optional<bool> told = std::nullopt);
 
  private:
   struct Values {
     std::map<std::string, Setting, std::less<>> by_name;
     std::uint64_t seen = 0;
     std::int64_t left = -1;  // -1: no limit
+    // What `by_name`, and for a model the server's, come to.
+    bool on = false;
+    std::uint64_t rate = 1;
   };
   [[nodiscard]] Settings in_force(std::string_view model) const;  // with the mutex held
-  void count_traced();                                            // with the mutex held
+  void work_out();                                                // with the mutex held
 
   mutable std::mutex mutex_;
   Values server_;

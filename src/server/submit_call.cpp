@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/try.h"
 #include "server/classification.h"
+#include "server/tracing.h"
 #include "server/wire_bytes.h"
 
 namespace millrace::server {
@@ -30,6 +31,7 @@ struct Pending {
   std::vector<Wanted> wanted;               // empty: all, as they come
   std::vector<RegionMemory> input_regions;  // looked at when it is over
   TimePoint begun;
+  RequestTracePtr trace;
 };
 
 std::string name_of(std::string_view kind, const std::string& name) {
@@ -208,6 +210,7 @@ Result<Answer> answer_of(Pending& pending, Response response) {
   answer.version = pending.served->version;
   answer.id = std::move(response.id);
   answer.times = response.times;
+  answer.traffic = pending.served->traffic;
   answer.outputs.reserve(response.outputs.size());
   for (std::size_t i = 0; i < response.outputs.size(); ++i) {
     NamedTensor& computed = response.outputs[i];
@@ -230,13 +233,16 @@ void finish(Pending& pending, Result<Response> response, bool last) {
   traffic.last_inference_ms.store(
       std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
       std::memory_order_relaxed);
+  if (pending.trace && response) pending.trace->ran(*response);
   Result<Answer> answer =
       response ? answer_of(pending, *std::move(response)) : std::move(response).error();
   if (!answer) {
     traffic.failures.fetch_add(1, std::memory_order_relaxed);
     traffic.failure_ns.fetch_add(static_cast<std::uint64_t>((Clock::now() - pending.begun).count()),
                                  std::memory_order_relaxed);
+    if (pending.trace) pending.trace->failed(answer.error());
   }
+  if (last) pending.trace.reset();
   const AnswerCallback callback = std::move(pending.callback);
   callback(std::move(answer), last);
 }
@@ -290,6 +296,34 @@ Result<void> apply_parameters(const Call& call, const ServedModel& served, TimeP
   return {};
 }
 
+/// The engine's request. What the answer needs goes into `pending`.
+Result<Request> request_of(const Regions& regions, Call& call, Pending& pending) {
+  Request request;
+  request.id = std::move(call.id);
+  MILLRACE_TRY(apply_parameters(call, *pending.served, pending.begun, request));
+  for (CallInput& input : call.inputs) {
+    MILLRACE_ASSIGN(NamedTensor tensor, input_of(regions, input, pending));
+    request.inputs.push_back(std::move(tensor));
+  }
+  for (CallOutput& output : call.outputs) {
+    MILLRACE_TRY(add_output(regions, output, request, pending));
+  }
+  if (call.outputs.empty()) {
+    for (const std::string& name : pending.served->default_outputs) {
+      RequestedOutput& output = request.outputs.emplace_back();
+      output.name = name;
+    }
+  }
+  return request;
+}
+
+Error counted(ServedTraffic& traffic, Error error) {
+  if (error.code == ErrorCode::invalid_argument || error.code == ErrorCode::unsupported) {
+    traffic.invalid.fetch_add(1, std::memory_order_relaxed);
+  }
+  return error;
+}
+
 }  // namespace
 
 Result<RegionMemory> Regions::find(const RegionSlice& slice) const {
@@ -302,28 +336,19 @@ Result<Ticket> submit_call(const Regions& regions, std::shared_ptr<const ServedM
                            Call call, AnswerCallback callback) {
   auto pending = std::make_shared<Pending>();
   pending->begun = Clock::now();
-  Request request;
-  request.id = std::move(call.id);
-  MILLRACE_TRY(apply_parameters(call, *served, pending->begun, request));
-  for (CallInput& input : call.inputs) {
-    MILLRACE_ASSIGN(NamedTensor tensor, input_of(regions, input, *pending));
-    request.inputs.push_back(std::move(tensor));
-  }
-  const Model model = served->model;
+  if (call.trace) call.trace->submitted(served->version, call.id);
+  pending->trace = std::move(call.trace);
   pending->served = std::move(served);
-  for (CallOutput& output : call.outputs) {
-    MILLRACE_TRY(add_output(regions, output, request, *pending));
-  }
-  if (call.outputs.empty()) {
-    for (const std::string& name : pending->served->default_outputs) {
-      RequestedOutput& output = request.outputs.emplace_back();
-      output.name = name;
-    }
-  }
+  Result<Request> request = request_of(regions, call, *pending);
+  if (!request) return counted(*pending->served->traffic, std::move(request).error());
+  const Model model = pending->served->model;
   pending->callback = std::move(callback);
-  return model.submit(std::move(request), [pending](Result<Response> response, bool last) {
-    finish(*pending, std::move(response), last);
-  });
+  Result<Ticket> ticket =
+      model.submit(*std::move(request), [pending](Result<Response> response, bool last) {
+        finish(*pending, std::move(response), last);
+      });
+  if (!ticket) return counted(*pending->served->traffic, std::move(ticket).error());
+  return ticket;
 }
 
 }  // namespace millrace::server

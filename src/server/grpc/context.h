@@ -1,6 +1,7 @@
 // What all calls of a gRPC server share.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -70,6 +71,13 @@ struct GrpcContext {
   Workers workers;
 
   std::atomic<std::uint64_t> calls{0}, failed{0}, refused{0}, received_bytes{0}, sent_bytes{0};
+  std::array<std::atomic<std::uint64_t>, 17> by_status{};
+  /// An inference is over.
+  void count(int status) noexcept {
+    if (status != 0) failed.fetch_add(1, std::memory_order_relaxed);
+    const auto place = static_cast<std::size_t>(status);
+    if (place < by_status.size()) by_status[place].fetch_add(1, std::memory_order_relaxed);
+  }
 
   /// Objects that wait for an event or an answer. The queues end when there are none.
   std::atomic<std::int64_t> live{0};

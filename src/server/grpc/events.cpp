@@ -78,10 +78,13 @@ Batch& Batch::send_message(grpc_byte_buffer* buffer) noexcept {
   return *this;
 }
 
-Batch& Batch::send_status(int status, const grpc_slice* details) noexcept {
+Batch& Batch::send_status(int status, const grpc_slice* details,
+                          std::span<grpc_metadata> trailing) noexcept {
   grpc_op& operation = add(GRPC_OP_SEND_STATUS_FROM_SERVER);
   operation.data.send_status_from_server.status = static_cast<grpc_status_code>(status);
   operation.data.send_status_from_server.status_details = const_cast<grpc_slice*>(details);
+  operation.data.send_status_from_server.trailing_metadata = trailing.data();
+  operation.data.send_status_from_server.trailing_metadata_count = trailing.size();
   return *this;
 }
 

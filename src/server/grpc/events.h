@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -107,8 +108,9 @@ class Batch {
   Batch& send_initial_metadata(bool compress = false) noexcept;
   /// The buffer's content is taken.
   Batch& send_message(grpc_byte_buffer* buffer) noexcept;
-  /// `details` must outlast `start`.
-  Batch& send_status(int status, const grpc_slice* details) noexcept;
+  /// What they point to must outlast `start`.
+  Batch& send_status(int status, const grpc_slice* details,
+                     std::span<grpc_metadata> trailing = {}) noexcept;
   Batch& receive_message(grpc_byte_buffer** buffer) noexcept;
   Batch& receive_close(int* cancelled) noexcept;
   /// From here on the event may happen, and whatever it deletes may be gone.

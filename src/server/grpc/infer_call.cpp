@@ -16,6 +16,28 @@ namespace {
 constexpr std::size_t kMostFreeCalls = 1024;
 constexpr std::string_view kMethod = "ModelInfer";
 
+/// The trailing metadata that tells the caller of a traced request its span; none for others.
+class TraceMetadata {
+ public:
+  explicit TraceMetadata(const RequestTrace* trace) {
+    if (!trace) return;
+    const std::string text = to_traceparent(trace->context());
+    entry_.key = grpc_slice_from_static_string("traceresponse");
+    entry_.value = grpc_slice_from_copied_buffer(text.data(), text.size());
+    count_ = 1;
+  }
+  ~TraceMetadata() {
+    if (count_ > 0) grpc_slice_unref(entry_.value);
+  }
+  TraceMetadata(const TraceMetadata&) = delete;
+  TraceMetadata& operator=(const TraceMetadata&) = delete;
+  [[nodiscard]] std::span<grpc_metadata> entries() noexcept { return {&entry_, count_}; }
+
+ private:
+  grpc_metadata entry_{};
+  std::size_t count_ = 0;
+};
+
 }  // namespace
 
 Result<ReceivedMessage> ReceivedMessage::open(BufferHandle buffer, std::size_t most) {
@@ -106,13 +128,17 @@ Result<void> InferCall::submit() {
                   ReceivedMessage::open(std::move(buffer), context_.options.max_request_bytes));
   MILLRACE_ASSIGN(Call call, read_infer_request(message.pieces(), context_.receive));
   call.deadline = to_time_point(deadline_);
-  call.traceparent = metadata_.find("traceparent");
+  trace_ =
+      context_.service.begin_trace(call.model, metadata_.find("traceparent"), "grpc", received_);
+  call.trace = trace_;
+  if (context_.options.on_call) model_ = call.model;
   // The answer may come, and be sent, before `infer` returns; what it still touches is only freed
   // on this thread.
   MILLRACE_ASSIGN(ticket_,
                   context_.service.infer(std::move(call), [this](Result<Answer> found, bool last) {
                     if (!last) return;  // a unary call has one answer
                     if (found) {
+                      traffic_ = std::move(found->traffic);
                       answer(write_infer_answer(*std::move(found)));
                     } else {
                       fail(grpc_status(found.error().code), found.error().message);
@@ -124,18 +150,25 @@ Result<void> InferCall::submit() {
 void InferCall::answer(Message&& message) noexcept {
   const BufferHandle buffer = to_buffer(std::move(message));
   answer_bytes_ = grpc_byte_buffer_length(buffer.get());
+  ready_ = Clock::now();
+  TraceMetadata traced(trace_.get());
   Batch()
       .send_initial_metadata(context_.options.compress)
       .send_message(buffer.get())
-      .send_status(kStatusOk, nullptr)
+      .send_status(kStatusOk, nullptr, traced.entries())
       .start(call_.get(), sent_);
 }
 
 void InferCall::fail(int status, std::string_view text) noexcept {
   status_ = status;
   if (context_.options.on_call) text_ = text;
+  ready_ = Clock::now();
   const grpc_slice details = grpc_slice_from_copied_buffer(text.data(), text.size());
-  Batch().send_initial_metadata().send_status(status, &details).start(call_.get(), sent_);
+  TraceMetadata traced(trace_.get());
+  Batch()
+      .send_initial_metadata()
+      .send_status(status, &details, traced.entries())
+      .start(call_.get(), sent_);
   grpc_slice_unref(details);
 }
 
@@ -145,6 +178,7 @@ void InferCall::closed(bool) {
 }
 
 void InferCall::sent(bool ok) {
+  sent_at_ = Clock::now();
   if (!ok && status_ == kStatusOk) status_ = kStatusCancelled;
   if (--awaited_ == 0) finish();
 }
@@ -153,8 +187,12 @@ void InferCall::finish() noexcept {
   ticket_ = {};
   if (std::exchange(counted_, false)) context_.budget.give(request_bytes_);
   context_.sent_bytes.fetch_add(answer_bytes_, std::memory_order_relaxed);
-  if (status_ != kStatusOk) context_.failed.fetch_add(1, std::memory_order_relaxed);
+  context_.count(status_);
+  if (trace_) trace_->over(status_, status_ != kStatusOk, sent_at_);
   if (context_.options.on_call) record();
+  trace_.reset();
+  traffic_.reset();
+  model_.clear();
   text_.clear();
   call_.reset();
   queue_.take_back(this);
@@ -162,6 +200,7 @@ void InferCall::finish() noexcept {
 
 void InferCall::record() const {
   char* peer = grpc_call_get_peer(call_.get());
+  const std::string traced = trace_ ? to_traceparent(trace_->context()) : std::string();
   context_.options.on_call({.method = kMethod,
                             .peer = peer,
                             .status = status_,
@@ -169,7 +208,11 @@ void InferCall::record() const {
                             .request_bytes = request_bytes_,
                             .answer_bytes = answer_bytes_,
                             .received = received_,
-                            .answered = Clock::now()});
+                            .ready = ready_,
+                            .answered = sent_at_,
+                            .model = model_,
+                            .traceparent = trace_ ? traced : metadata_.find("traceparent"),
+                            .traffic = status_ == kStatusOk ? traffic_.get() : nullptr});
   gpr_free(peer);
 }
 

@@ -62,7 +62,10 @@ class InferCall {
   gpr_timespec deadline_{};
   Metadata metadata_;
   Ticket ticket_;
-  TimePoint received_;
+  TimePoint received_, ready_, sent_at_;
+  std::string model_;
+  std::shared_ptr<ServedTraffic> traffic_;  // of an answer
+  RequestTracePtr trace_;
   int awaited_ = 0;  // events
   int cancelled_ = 0;
   bool counted_ = false;  // in the budget

@@ -267,15 +267,15 @@ int GrpcServer::port() const noexcept { return state_->port; }
 
 GrpcCounters GrpcServer::counters() const noexcept {
   const GrpcContext& context = state_->context;
-  return {.calls = context.calls,
-          .failed = context.failed,
-          .refused = context.refused,
-          .received_bytes = context.received_bytes,
-          .sent_bytes = context.sent_bytes,
-          .refused_connections = state_->acceptor ? state_->acceptor->refused() : 0,
-          .connections = state_->acceptor ? state_->acceptor->connections() : 0,
-          .calls_in_flight = context.budget.calls(),
-          .bytes_in_flight = context.budget.bytes()};
+  GrpcCounters counters{.calls = context.calls,
+                        .failed = context.failed,
+                        .refused = context.refused,
+                        .received_bytes = context.received_bytes,
+                        .sent_bytes = context.sent_bytes,
+                        .calls_in_flight = context.budget.calls(),
+                        .bytes_in_flight = context.budget.bytes()};
+  std::copy(context.by_status.begin(), context.by_status.end(), counters.by_status.begin());
+  return counters;
 }
 
 void GrpcServer::stop(TimePoint until) noexcept { state_->stop(until); }

@@ -1,6 +1,7 @@
 // The Open Inference Protocol over gRPC: translates, submits, answers.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -34,7 +35,11 @@ struct GrpcCallRecord {
   std::size_t request_bytes = 0;
   std::size_t answer_bytes = 0;
   TimePoint received;
-  TimePoint answered;  // the answer was handed to the network
+  TimePoint ready;                   // the answer began to be sent
+  TimePoint answered;                // the answer was handed to the network
+  std::string_view model{};          // empty: it was not read
+  std::string_view traceparent{};    // its own, where it is traced, else as it came
+  ServedTraffic* traffic = nullptr;  // of the model, where its answer was sent
 };
 
 struct GrpcOptions {
@@ -92,6 +97,7 @@ struct GrpcCounters {
   std::uint64_t connections = 0;      // now
   std::uint64_t calls_in_flight = 0;  // now
   std::uint64_t bytes_in_flight = 0;
+  std::array<std::uint64_t, 17> by_status{};  // inferences, by their status
 };
 
 /// Every function may be called from any thread.

@@ -74,11 +74,12 @@ void StreamCall::take(BufferHandle buffer) {
   const std::size_t bytes = ReceivedMessage::size(buffer);
   context_.calls.fetch_add(1, std::memory_order_relaxed);
   context_.received_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  const TimePoint received = Clock::now();
   std::uint64_t number = 0;
   {
     const std::scoped_lock lock(mutex_);
     number = next_number_++;
-    requests_[number] = {.bytes = bytes, .received = Clock::now()};
+    requests_[number] = {.bytes = bytes, .received = received};
     ++awaited_;  // its answer
   }
   const bool counted = context_.budget.take(bytes);
@@ -95,16 +96,20 @@ void StreamCall::take(BufferHandle buffer) {
     return fail(number, over_budget(), false);
   }
   if (!message) return fail(number, message.error(), true);
-  const auto submitted = caught([&] { return submit(number, message->pieces()); });
+  const auto submitted = caught([&] { return submit(number, message->pieces(), received); });
   if (!submitted) {
     fail(number, submitted.error(), true);
   }
 }
 
-Result<void> StreamCall::submit(std::uint64_t number, Pieces pieces) {
+Result<void> StreamCall::submit(std::uint64_t number, Pieces pieces, TimePoint received) {
   MILLRACE_ASSIGN(Call call, read_infer_request(pieces, context_.receive));
   call.deadline = deadline_;
-  call.traceparent = traceparent_;
+  call.trace = context_.service.begin_trace(call.model, traceparent_, "grpc", received);
+  if (call.trace) {
+    const std::scoped_lock lock(mutex_);
+    requests_[number].trace = call.trace;
+  }
   const Parameter* wants = call.parameters.find("triton_enable_empty_final_response");
   const bool* says = wants ? std::get_if<bool>(wants) : nullptr;
   if (says && *says) {
@@ -129,6 +134,9 @@ void StreamCall::answered(std::uint64_t number, Result<Answer> answer, bool last
   const Request& request = requests_.at(number);
   if (request.wants_final) answer->parameters.set("triton_final_response", last);
   Outgoing outgoing{.request_bytes = request.bytes, .received = request.received, .last = last};
+  if (last) outgoing.trace = request.trace;
+  outgoing.traffic = std::move(answer->traffic);
+  if (context_.options.on_call) outgoing.model = request.model;
   lock.unlock();
   outgoing.message = write_stream_answer(*std::move(answer));
   lock.lock();
@@ -148,7 +156,9 @@ void StreamCall::fail(std::uint64_t number, const Error& error, bool counted) {
                        .received = request.received,
                        .status = grpc_status(error.code),
                        .text = context_.options.on_call ? error.message : std::string(),
-                       .counted = counted});
+                       .counted = counted,
+                       .trace = request.trace,
+                       .model = request.model});
   requests_.erase(number);
   pump();
   const bool over = release();
@@ -165,6 +175,7 @@ void StreamCall::pump() {
   if (!outgoing_.empty()) {
     sending_ = true;
     ++awaited_;
+    outgoing_.front().ready = Clock::now();
     const BufferHandle buffer = to_buffer(std::move(outgoing_.front().message));
     outgoing_.front().answer_bytes = grpc_byte_buffer_length(buffer.get());
     context_.sent_bytes.fetch_add(outgoing_.front().answer_bytes, std::memory_order_relaxed);
@@ -182,8 +193,14 @@ void StreamCall::pump() {
 /// An answer that was sent, or never will be.
 void StreamCall::drop(const Outgoing& outgoing) noexcept {
   if (outgoing.last && outgoing.counted) context_.budget.give(outgoing.request_bytes);
-  if (outgoing.status != kStatusOk) context_.failed.fetch_add(1, std::memory_order_relaxed);
+  if (outgoing.last) context_.count(cancelled_ ? kStatusCancelled : outgoing.status);
+  if (outgoing.trace) {
+    const int status = cancelled_ ? kStatusCancelled : outgoing.status;
+    outgoing.trace->over(status, status != kStatusOk, Clock::now());
+  }
   if (outgoing.last && context_.options.on_call) {
+    const std::string traced =
+        outgoing.trace ? to_traceparent(outgoing.trace->context()) : traceparent_;
     context_.options.on_call({.method = kMethod,
                               .peer = {},
                               .status = cancelled_ ? kStatusCancelled : outgoing.status,
@@ -191,7 +208,11 @@ void StreamCall::drop(const Outgoing& outgoing) noexcept {
                               .request_bytes = outgoing.request_bytes,
                               .answer_bytes = outgoing.answer_bytes,
                               .received = outgoing.received,
-                              .answered = Clock::now()});
+                              .ready = outgoing.ready,
+                              .answered = Clock::now(),
+                              .model = outgoing.model,
+                              .traceparent = traced,
+                              .traffic = cancelled_ ? nullptr : outgoing.traffic.get()});
   }
 }
 

@@ -32,6 +32,7 @@ class StreamCall {
     std::size_t bytes = 0;
     TimePoint received{};
     bool wants_final = false;  // its last answer is to say so
+    RequestTracePtr trace{};
   };
   /// An answer that waits to be sent.
   struct Outgoing {
@@ -43,6 +44,10 @@ class StreamCall {
     std::string text{};
     bool last = true;
     bool counted = true;  // in the budget
+    RequestTracePtr trace{};
+    std::shared_ptr<ServedTraffic> traffic{};
+    std::string model{};
+    TimePoint ready{};
   };
 
   StreamCall(GrpcContext& context, CallHandle call, std::string traceparent,
@@ -54,7 +59,7 @@ class StreamCall {
 
   void take(BufferHandle buffer);
   /// The error is to be answered at once.
-  [[nodiscard]] Result<void> submit(std::uint64_t number, Pieces pieces);
+  [[nodiscard]] Result<void> submit(std::uint64_t number, Pieces pieces, TimePoint received);
   void answered(std::uint64_t number, Result<Answer> answer, bool last) noexcept;
   void fail(std::uint64_t number, const Error& error, bool counted);
   void cancel_all();

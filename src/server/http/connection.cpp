@@ -431,6 +431,9 @@ bool Connection::head_done(Lock& lock) {
     if (head_.status != 0 || head_.hosts != 1) unread_ = kUnknown;
     return refuse(std::move(*reply));
   }
+  if (route_.endpoint == Endpoint::infer) {
+    trace_ = core_->service.begin_trace(route_.model, head_.traceparent, "http", arrived_);
+  }
   state_ = State::body;
   since_ = arrived_;
   progress_ = 0;
@@ -735,7 +738,7 @@ bool Connection::submit(Lock& lock) {
   Call call = std::move(infer_.call);
   call.model = route_.model;
   call.version = route_.version;
-  call.traceparent = head_.traceparent;
+  call.trace = trace_;
   if (head_.timeout) call.deadline = arrived_ + std::min(*head_.timeout, kLongestTimeout);
   lock.unlock();
   Result<Ticket> ticket =
@@ -875,6 +878,7 @@ void Connection::write_head(int status, std::string_view type, std::size_t bytes
   if (reply && reply->retry_after_s > 0) {
     append_field(head, "Retry-After", concat(reply->retry_after_s));
   }
+  if (trace_) append_field(head, "traceresponse", to_traceparent(trace_->context()));
   if (!keep_alive_) {
     append_field(head, "Connection", "close");
   } else if (head_.version < 11) {
@@ -1018,27 +1022,36 @@ void Connection::report() {
   constexpr auto kRelaxed = std::memory_order_relaxed;
   counters.requests.fetch_add(1, kRelaxed);
   if (status_ >= 400) counters.errors.fetch_add(1, kRelaxed);
+  if (const std::size_t place = static_cast<std::size_t>(status_) - HttpCounters::kFirstStatus;
+      place < counters.by_status.size()) {
+    counters.by_status[place].fetch_add(1, kRelaxed);
+  }
   counters.received_bytes.fetch_add(length_, kRelaxed);
   counters.sent_bytes.fetch_add(sent_, kRelaxed);
+  const TimePoint now = Clock::now();
+  if (trace_) trace_->over(status_, status_ >= 400, now);
   if (!core_->options.on_request) return;
+  const std::string traced = trace_ ? to_traceparent(trace_->context()) : std::string();
   HttpAccess access;
   access.method = head_.method_text;
   access.target = head_.target;
   access.model = route_.model;
   access.peer = peer_;
-  access.traceparent = head_.traceparent;
+  access.traceparent = trace_ ? traced : head_.traceparent;
   access.status = status_;
   access.received_bytes = length_;
   access.sent_bytes = sent_;
   access.arrived = arrived_;
   access.answered = answered_;
-  access.sent = Clock::now();
+  access.sent = now;
+  if (answer_ && status_ == 200) access.traffic = answer_->traffic.get();
   core_->options.on_request(access);
 }
 
 // Gives back what the request held.
 void Connection::request_over() {
   constexpr std::size_t kKept = 4096;
+  trace_.reset();
   answer_.reset();
   out_.clear();
   if (out_.json.capacity() > kKept) out_.json = {};

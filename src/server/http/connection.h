@@ -166,6 +166,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   InferRequest infer_;
   std::size_t reserved_ = 0;
   TimePoint arrived_;
+  RequestTracePtr trace_;
 
   // The answer.
   int status_ = 0;

@@ -71,6 +71,7 @@ struct ServerCore {
       return true;
     }
     release(bytes);
+    counters.over_budget.fetch_add(1, std::memory_order_relaxed);
     return false;
   }
   void release(std::size_t bytes) noexcept {

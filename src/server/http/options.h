@@ -12,6 +12,10 @@
 
 #include <millrace/device.h>
 
+namespace millrace {
+struct ServedTraffic;
+}
+
 namespace millrace::server {
 
 /// Files in PEM.
@@ -34,15 +38,16 @@ struct HttpListener {
 struct HttpAccess {
   std::string_view method;
   std::string_view target;
-  std::string_view model;  // empty: none was named
-  std::string_view peer;   // "127.0.0.1:40312"
-  std::string_view traceparent;
+  std::string_view model;        // empty: none was named
+  std::string_view peer;         // "127.0.0.1:40312"
+  std::string_view traceparent;  // its own, where it is traced, else as it came
   int status = 0;
   std::size_t received_bytes = 0;  // of the body, as it came
   std::size_t sent_bytes = 0;
   TimePoint arrived;   // the head was there
   TimePoint answered;  // the answer began to be sent
   TimePoint sent;
+  ServedTraffic* traffic = nullptr;  // of the model, where its answer was sent
 };
 
 struct HttpOptions {

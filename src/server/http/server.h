@@ -1,7 +1,9 @@
 // The HTTP front end: the Open Inference Protocol over HTTP/1.1, on a Service.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -22,6 +24,9 @@ struct HttpCounters {
   std::atomic<std::uint64_t> aborted{0};      // requests whose caller went away
   std::atomic<std::uint64_t> received_bytes{0};
   std::atomic<std::uint64_t> sent_bytes{0};
+  std::atomic<std::uint64_t> over_budget{0};  // requests beyond the bytes in flight
+  static constexpr std::size_t kFirstStatus = 200;
+  std::array<std::atomic<std::uint64_t>, 400> by_status{};  // requests, by their answer's
 };
 
 struct ServerCore;
