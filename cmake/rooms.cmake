@@ -1,7 +1,7 @@
 # Libraries and the program, one list of files per room. A room that does not exist yet is an empty list.
 
 set(MILLRACE_ROOMS base tensor device kernels backends engine io diagnose)
-set(MILLRACE_SERVER_ROOMS repository server)  # a library of their own, which programs that embed the engine do without
+set(MILLRACE_SERVER_ROOMS repository server client)  # a library of their own, which programs that embed the engine do without
 if(MILLRACE_ROOMS_ONLY)  # a part of the library, while another part does not build
   set(MILLRACE_ROOMS ${MILLRACE_ROOMS_ONLY})
 endif()

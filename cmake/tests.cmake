@@ -3,7 +3,7 @@
 include(GoogleTest)
 
 # Suites that run none but our own code: no frame is suppressed under a sanitizer.
-set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose server backends backends-reference
+set(MILLRACE_PURE_LABELS base tensor device kernels engine io repository diagnose server client backends backends-reference
     backends-tensorrt plugins conformance faults)
 
 # Suites that every change must pass under the sanitizers as well; .ci/run names the same labels.

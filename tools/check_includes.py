@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 # Each room with the rooms it may include besides itself. Public headers (<millrace/x.h>) are open to all of them.
-ABOVE = ["base", "tensor", "device", "kernels", "backends", "engine", "repository", "server", "diagnose", "tune", "video"]
+ABOVE = ["base", "tensor", "device", "kernels", "backends", "engine", "repository", "server", "client", "diagnose", "tune", "video"]
 ROOMS = {room: set(ABOVE[:index]) for index, room in enumerate(ABOVE)}
 ROOMS["io"] = {"base", "tensor"}
 ROOMS["server"].add("io")  # classification
 ROOMS["repository"].add("io")  # a configuration states how images become tensors
-ROOMS["cli"] = {"io", "repository", "server", "diagnose"}
+ROOMS["cli"] = {"base", "io", "repository", "server", "client", "diagnose"}
 
 CUDA_ROOMS = {"device", "kernels", "backends"}
 CUDA_HEADER = re.compile(r"^(cuda|cuda_.*|cudart.*|cublas.*|cudnn.*|cufft.*|curand.*|cupti.*|nvml|nvrtc|nvToolsExt|driver_types"

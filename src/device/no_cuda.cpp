@@ -41,6 +41,9 @@ Result<IpcMemoryHandle> export_cuda_memory(std::int32_t, const void*, std::size_
 Result<ImportedMemory> import_cuda_memory(const IpcMemoryHandle&) {
   return no_ipc("import_memory");
 }
+Result<ImportedMemory> new_shared_cuda_memory(std::int32_t, std::size_t) {
+  return no_ipc("memory for other processes");
+}
 Result<Event> new_shared_cuda_event(std::int32_t) { return no_ipc("new_shared_event"); }
 Result<IpcEventHandle> export_cuda_event(EventRef) { return no_ipc("export_event"); }
 Result<Event> import_cuda_event(const IpcEventHandle&) { return no_ipc("import_event"); }

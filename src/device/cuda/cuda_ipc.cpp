@@ -156,6 +156,17 @@ Result<ImportedMemory> import_cuda_memory(const IpcMemoryHandle& handle) {
                         DeviceId::cuda(gpu), std::move(mapping.lease)};
 }
 
+Result<ImportedMemory> new_shared_cuda_memory(std::int32_t gpu, std::size_t bytes) {
+  MILLRACE_TRY(name_of(gpu));
+  MILLRACE_TRY(check_cuda(cudaSetDevice(gpu), "cudaSetDevice"));
+  void* data = nullptr;
+  MILLRACE_TRY(check_cuda(cudaMalloc(&data, bytes), "cudaMalloc"));
+  return ImportedMemory{data, DeviceId::cuda(gpu), Lease::on_release([gpu, data] {
+                          log_cuda(cudaSetDevice(gpu), "cudaSetDevice");
+                          log_cuda(cudaFree(data), "cudaFree");
+                        })};
+}
+
 Result<Event> new_shared_cuda_event(std::int32_t gpu) {
   MILLRACE_TRY(name_of(gpu));
   return new_shareable_cuda_event(gpu);

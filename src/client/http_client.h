@@ -1,0 +1,14 @@
+// The client over HTTP.
+#pragma once
+
+#include <memory>
+
+#include "client/client.h"
+#include "client/url.h"
+
+namespace millrace::client {
+
+/// As Client::connect.
+[[nodiscard]] Result<std::unique_ptr<Client>> connect_http(Url url, ClientOptions options);
+
+}  // namespace millrace::client
