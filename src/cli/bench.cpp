@@ -8,6 +8,8 @@
 #include <memory>
 #include <set>
 
+#include "base/text.h"
+#include "cli/bench_server.h"
 #include "cli/bench_startup.h"
 #include "cli/model_arguments.h"
 #include "cli/run_inputs.h"
@@ -44,11 +46,26 @@ struct Options {
   bool startup = false;
   bool startup_probe = false;
   std::vector<std::string> command_line;
+
+  // Of a server.
+  std::string url;
+  std::string version;
+  std::string token;
+  client::ClientTls tls;
+  SharedKind shared = SharedKind::none;
+  int gpu = 0;
+  int server_pid = 0;
+  std::vector<std::string> shapes;
+  bool allow_refused = false;
+  bool whole = false;
 };
 
 constexpr std::string_view kToStandardOutput = "-";
 constexpr std::size_t kTraceCapacity = std::size_t{1} << 16;
 constexpr int kDefaultConcurrency = 64;
+/// Of a server: what it takes to saturate it is not known here.
+constexpr int kOfflineInFlight = 16;
+constexpr int kMostOpen = 4096;
 /// Where graphs were asked for, more batches than this without one are a failure.
 constexpr double kMostEager = 0.01;
 
@@ -242,10 +259,9 @@ Result<Station> make_station(const Options& options, const OpenModels& open, std
 }
 
 Result<void> measure_all(const Options& options, std::vector<Station>& stations) {
-  std::vector<MeasuredLoad> loads;
+  std::vector<LoadGenerator*> loads;
   loads.reserve(stations.size());
-  for (const Station& station : stations)
-    loads.push_back({station.load.get(), &station.one->model});
+  for (const Station& station : stations) loads.push_back(station.load.get());
   Progress progress("measuring", 0, "requests");
   std::uint64_t answered = 0;
   Result<std::vector<Measurement>> measured =
@@ -375,7 +391,118 @@ Result<int> run_startup(const Options& options) {
   return kFine;
 }
 
+// What only an engine in this process has.
+void check_server(const Options& options) {
+  for (const auto& [given, name] : {std::pair{!options.lanes.empty(), "--lanes"},
+                                    {!options.batching, "--batching"},
+                                    {options.delay_us > 0, "--delay"},
+                                    {options.place != Place::automatic, "--host-memory"},
+                                    {options.resident, "--resident"},
+                                    {!options.data_on.empty(), "--data-on"},
+                                    {!options.compare.empty(), "--compare"},
+                                    {options.startup, "--startup"},
+                                    {!options.trace.empty(), "--trace"}}) {
+    if (given) throw UsageError(std::string(name) + " does not go with --url");
+  }
+  if (options.models.size() > 1) throw UsageError("--url goes with one model");
+  if (!options.batches.empty() && options.request_items > 0)
+    throw UsageError("with --url, --batch and --request-items are the same; give one of them");
+}
+
+// The shape of "NAME=3x224x224".
+Result<std::pair<std::string, Shape>> read_shape(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw UsageError("--shape: expected NAME=3x224x224, got " + in_quotes(text));
+  std::vector<std::int64_t> sizes;
+  for (std::size_t at = equals + 1; at <= text.size();) {
+    const std::size_t end = std::min(text.find('x', at), text.size());
+    Result<std::int64_t> size =
+        parse_integer(std::string_view(text).substr(at, end - at), "--shape", 0, 1LL << 40);
+    if (!size.ok()) return std::move(size).error();
+    sizes.push_back(*size);
+    at = end + 1;
+  }
+  Result<Shape> shape = Shape::from(sizes);
+  if (!shape.ok()) return std::move(shape).error();
+  return std::pair{text.substr(0, equals), *shape};
+}
+
+Result<ServerBench> server_bench(const Options& options, std::int64_t items) {
+  ServerBench bench;
+  bench.server.url = options.url;
+  bench.server.client.token = options.token;
+  bench.server.client.tls = options.tls;
+  bench.server.model = {options.models.front(), options.version};
+  bench.server.shared = options.shared;
+  bench.server.gpu = options.gpu;
+  bench.server.pid = options.server_pid;
+  for (const std::string& text : options.shapes) {
+    Result<std::pair<std::string, Shape>> shape = read_shape(text);
+    if (!shape.ok()) return std::move(shape).error();
+    bench.server.shapes.push_back(std::move(*shape));
+  }
+  bench.scenario = scenario_of(options);
+  bench.input = options.input;
+  bench.seconds = options.seconds;
+  bench.whole = options.whole;
+  LoadOptions& load = bench.load;
+  load.seed = options.seed;
+  load.request_items = std::max<std::int64_t>(items, 1);
+  load.refusals_fail = !options.allow_refused;
+  load.most_open = kMostOpen;
+  if (options.rate > 0) {
+    load.arrival = Arrival::poisson;
+    load.rate = options.rate;
+  } else {
+    load.concurrency = options.offline           ? kOfflineInFlight
+                       : options.concurrency > 0 ? options.concurrency
+                                                 : kDefaultConcurrency;
+  }
+  bench.server.client.max_connections =
+      std::max<std::size_t>(kMostOpen, static_cast<std::size_t>(std::max(load.concurrency, 0)));
+  return bench;
+}
+
+// Failures, but for those that were allowed, end with an error.
+Result<int> judge_server(const Options& options, const std::vector<BenchCell>& cells) {
+  for (const BenchCell& cell : cells) {
+    const Measurement& measured = cell.measurement;
+    const std::uint64_t failed = measured.errors - (options.allow_refused ? measured.refused : 0);
+    if (failed == 0) continue;
+    return Error{ErrorCode::internal, format_count(failed) + " of " +
+                                          format_count(measured.tally.requests + measured.errors) +
+                                          " requests failed; the first: " + cell.first_error};
+  }
+  return kFine;
+}
+
+Result<int> run_server(const Options& options) {
+  check(options);
+  check_server(options);
+  const InterruptGuard guard;
+  const MachineFigures machine = measure_machine(
+      std::clamp<Duration>(duration_of(options.seconds / 20), std::chrono::milliseconds(10),
+                           std::chrono::milliseconds(500)));
+  std::vector<BenchCell> cells;
+  for (const std::int64_t items : options.batches.empty()
+                                      ? std::vector<std::int64_t>{options.request_items}
+                                      : options.batches) {
+    if (interrupted()) break;
+    Result<ServerBench> bench = server_bench(options, items);
+    if (!bench.ok()) return std::move(bench).error();
+    Result<BenchCell> cell = bench_server(*bench);
+    if (!cell.ok()) return std::move(cell).error();
+    if (cell->measurement.seconds > 0) cells.push_back(std::move(*cell));
+  }
+  if (cells.empty()) return Error{ErrorCode::cancelled, "interrupted before anything was measured"};
+  Result<void> written = write_results(options, cells, machine);
+  if (!written.ok()) return std::move(written).error();
+  return judge_server(options, cells);
+}
+
 Result<int> run(const Options& options) {
+  if (!options.url.empty()) return run_server(options);
   if (options.startup || options.startup_probe) return run_startup(options);
   check(options);
   const InterruptGuard guard;
@@ -459,6 +586,38 @@ void add_load_options(CLI::App& verb, Options& options) {
       ->type_name("N");
 }
 
+void add_server_options(CLI::App& verb, Options& options) {
+  verb.add_option(
+          "--url", options.url,
+          "Measure a server: http://HOST:PORT, https://, grpc://, grpcs://; --batch is then "
+          "the items of a request")
+      ->type_name("URL");
+  verb.add_option("--model-version", options.version, "Of the server's (default: its choice)")
+      ->type_name("V");
+  verb.add_option("--shared-memory", options.shared,
+                  "What tensors lie in: none, system or cuda (default: none: they are sent)")
+      ->type_name("KIND")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, SharedKind>{
+          {"none", SharedKind::none}, {"system", SharedKind::system}, {"cuda", SharedKind::cuda}}));
+  verb.add_option("--gpu", options.gpu, "Of --shared-memory cuda (default: 0)")->type_name("N");
+  verb.add_option("--shape", options.shapes,
+                  "NAME=3x224x224: an item of an input whose size the server leaves open")
+      ->type_name("SHAPE")
+      ->take_all();
+  verb.add_option("--server-pid", options.server_pid,
+                  "Process of the server, whose CPU time and memory are counted")
+      ->check(CLI::PositiveNumber)
+      ->type_name("PID");
+  verb.add_flag("--allow-refused", options.allow_refused,
+                "Requests that the server refuses because it is full are no failures");
+  verb.add_flag("--whole", options.whole, "Measure to the end of --duration, stable or not");
+  verb.add_option("--token", options.token, "Bearer token")->type_name("TEXT");
+  verb.add_option("--tls-ca", options.tls.authorities, "Who signs the server's certificate (PEM)")
+      ->type_name("FILE");
+  verb.add_option("--tls-cert", options.tls.certificate, "Of this client (PEM)")->type_name("FILE");
+  verb.add_option("--tls-key", options.tls.key, "Of this client (PEM)")->type_name("FILE");
+}
+
 void add_output_options(CLI::App& verb, Options& options) {
   verb.add_option("--compare", options.compare, "Measure in turn with loops by hand: naive, direct")
       ->delimiter(',')
@@ -504,6 +663,7 @@ void add_bench(CLI::App& app, Context& context) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->type_name("N[,N]");
   add_load_options(*verb, *options);
+  add_server_options(*verb, *options);
   add_output_options(*verb, *options);
   verb->footer(kFooter);
   verb->callback([options, verb, &context] {

@@ -10,8 +10,16 @@
 #include "cli/bench_compare.h"
 #include "cli/bench_measure.h"
 #include "cli/print.h"
+#include "cli/server_target.h"
 
 namespace millrace::cli {
+
+/// Of a model that a server runs.
+struct ServerFacts {
+  std::string url;
+  SharedKind shared = SharedKind::none;
+  bool process_known = false;  // so that its CPU time and memory are
+};
 
 /// One measured combination of lanes and batch.
 struct BenchCell {
@@ -26,6 +34,7 @@ struct BenchCell {
   std::string first_error;
   bool graphs_asked = false;   // explicitly, by the option graphs=on
   std::optional<Error> fault;  // a device failed for good
+  std::optional<ServerFacts> server;
 
   /// Of the batches measured, those that were to run as graphs and did not; 0 to 1.
   [[nodiscard]] double eager_share() const;

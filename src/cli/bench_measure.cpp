@@ -30,6 +30,7 @@ struct Window {
   std::uint64_t all_requests = 0;  // of all loads
   Tally tally;
   ModelStatistics statistics;
+  ServerTotals server;
 };
 
 void add(Measurement& total, const Window& window) {
@@ -38,6 +39,7 @@ void add(Measurement& total, const Window& window) {
   total.all_requests += window.all_requests;
   total.tally.merge(window.tally);
   merge(total.statistics, window.statistics);
+  total.server.add(window.server);
 }
 
 WindowSample sample_of(const Window& window) {
@@ -49,14 +51,17 @@ WindowSample sample_of(const Window& window) {
   sample.p99_us = static_cast<double>(window.tally.latency.quantile(0.99)) / 1000;
   sample.cpu_s = window.cpu_s;
   sample.errors = window.tally.errors;
+  sample.refused = window.tally.refused;
+  sample.server_cpu_s = window.server.cpu_s;
+  sample.server_resident_bytes = window.server.resident_bytes;
   return sample;
 }
 
 // Cuts the time into windows: each ends where the next begins.
 class Cutter {
  public:
-  explicit Cutter(std::span<const MeasuredLoad> loads) : loads_(loads) {
-    for (const MeasuredLoad& each : loads_) (void)each.load->take();
+  explicit Cutter(std::span<LoadGenerator* const> loads) : loads_(loads) {
+    for (LoadGenerator* each : loads_) (void)each->take();
     mark();
   }
   // One window of each load.
@@ -64,8 +69,9 @@ class Cutter {
     const TimePoint start = start_;
     const double cpu = cpu_;
     const std::vector<ModelStatistics> before = std::move(statistics_);
+    const std::vector<ServerTotals> server = std::move(server_);
     std::vector<Window> windows(loads_.size());
-    for (std::size_t i = 0; i < loads_.size(); ++i) windows[i].tally = loads_[i].load->take();
+    for (std::size_t i = 0; i < loads_.size(); ++i) windows[i].tally = loads_[i]->take();
     mark();
     std::uint64_t requests = 0;
     for (const Window& window : windows) requests += window.tally.requests;
@@ -74,6 +80,7 @@ class Cutter {
       windows[i].cpu_s = cpu_ - cpu;
       windows[i].all_requests = requests;
       windows[i].statistics = difference(statistics_[i], before[i]);
+      windows[i].server = server_[i].since(server[i]);
     }
     return windows;
   }
@@ -83,13 +90,18 @@ class Cutter {
     start_ = Clock::now();
     cpu_ = process_cpu_seconds();
     statistics_.clear();
-    for (const MeasuredLoad& each : loads_) statistics_.push_back(each.model->statistics());
+    server_.clear();
+    for (LoadGenerator* each : loads_) {
+      statistics_.push_back(each->target().statistics());
+      server_.push_back(each->target().server());
+    }
   }
 
-  const std::span<const MeasuredLoad> loads_;
+  const std::span<LoadGenerator* const> loads_;
   TimePoint start_;
   double cpu_ = 0;
   std::vector<ModelStatistics> statistics_;
+  std::vector<ServerTotals> server_;
 };
 
 // What becomes of one load: all windows after the warm-up, and the latest few by themselves.
@@ -99,6 +111,7 @@ class Course {
     all_.samples.push_back(sample_of(window));
     all_.samples.back().counted = counted;
     all_.errors += window.tally.errors;
+    all_.refused += window.tally.refused;
     if (!counted) return;
     cli::add(all_, window);
     rates_.push_back(all_.samples.back().items_per_s);
@@ -107,7 +120,10 @@ class Course {
   }
   [[nodiscard]] const WindowSample& latest() const { return all_.samples.back(); }
   [[nodiscard]] bool stable() const { return is_stable(rates_); }
-  void add_errors(std::uint64_t errors) { all_.errors += errors; }
+  void add_errors(const Tally& tally) {
+    all_.errors += tally.errors;
+    all_.refused += tally.refused;
+  }
 
   // `stable`: the figures are those of the latest windows alone.
   Measurement finish(bool stable, bool whole, std::uint64_t resident) {
@@ -118,6 +134,7 @@ class Course {
     Measurement latest;
     latest.samples = std::move(all_.samples);
     latest.errors = all_.errors;
+    latest.refused = all_.refused;
     latest.resident_bytes = resident;
     latest.interrupted = all_.interrupted;
     latest.stable = true;
@@ -203,12 +220,12 @@ void merge(ModelStatistics& into, const ModelStatistics& more) {
   }
 }
 
-Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
+Result<std::vector<Measurement>> measure(std::span<LoadGenerator* const> loads,
                                          const WindowPlan& plan, bool whole,
                                          const WindowCallback& on_window) {
   std::vector<Course> courses(loads.size());
   const TimePoint start = Clock::now();
-  for (const MeasuredLoad& each : loads) each.load->start();
+  for (LoadGenerator* each : loads) each->start();
   Cutter cutter(loads);
   bool stable = false;
   for (bool more = true; more;) {
@@ -230,9 +247,9 @@ Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
   const std::uint64_t resident = resident_bytes();
   std::optional<Error> error;
   for (std::size_t i = 0; i < loads.size(); ++i) {
-    Result<void> stopped = loads[i].load->stop();
+    Result<void> stopped = loads[i]->stop();
     if (!stopped.ok() && !error) error = std::move(stopped).error();
-    courses[i].add_errors(loads[i].load->take().errors);  // of what was in flight at the end
+    courses[i].add_errors(loads[i]->take());  // of what was in flight at the end
   }
   if (error) return *std::move(error);
   std::vector<Measurement> measured;
@@ -241,9 +258,9 @@ Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
   return measured;
 }
 
-Result<Measurement> measure(LoadGenerator& load, const Model& model, const WindowPlan& plan,
-                            bool whole, const WindowCallback& on_window) {
-  const MeasuredLoad one{&load, &model};
+Result<Measurement> measure(LoadGenerator& load, const WindowPlan& plan, bool whole,
+                            const WindowCallback& on_window) {
+  LoadGenerator* const one = &load;
   Result<std::vector<Measurement>> measured = measure({&one, 1}, plan, whole, on_window);
   if (!measured.ok()) return std::move(measured).error();
   return std::move(measured->front());

@@ -37,7 +37,10 @@ struct WindowSample {
   double p99_us = 0;
   double cpu_s = 0;
   std::uint64_t errors = 0;
-  bool counted = false;  // within the figures
+  std::uint64_t refused = 0;                // of those
+  double server_cpu_s = 0;                  // 0 where not known
+  std::uint64_t server_resident_bytes = 0;  // at the end; 0 where not known
+  bool counted = false;                     // within the figures
 };
 
 struct Measurement {
@@ -47,6 +50,8 @@ struct Measurement {
   double cpu_s = 0;                  // of the process
   std::uint64_t all_requests = 0;    // of all loads that were measured together
   std::uint64_t errors = 0;          // of all windows, the warm-up included
+  std::uint64_t refused = 0;         // of those
+  ServerTotals server;               // of what is measured, where it is one
   std::uint64_t resident_bytes = 0;  // at the end
   bool stable = false;
   bool interrupted = false;
@@ -63,15 +68,9 @@ struct Measurement {
 /// Called after each window, on the thread that measures.
 using WindowCallback = std::function<void(const WindowSample&)>;
 
-/// A load and the model that it is on.
-struct MeasuredLoad {
-  LoadGenerator* load = nullptr;
-  const Model* model = nullptr;
-};
-
 /// Several loads at once, in windows that they share: stable when each is. One measurement for
 /// each, in their order. Otherwise as for one load, below.
-[[nodiscard]] Result<std::vector<Measurement>> measure(std::span<const MeasuredLoad> loads,
+[[nodiscard]] Result<std::vector<Measurement>> measure(std::span<LoadGenerator* const> loads,
                                                        const WindowPlan& plan, bool whole,
                                                        const WindowCallback& on_window);
 
@@ -79,8 +78,7 @@ struct MeasuredLoad {
 /// those of the stable windows) or the time is over (of all windows after the warm-up), and stops
 /// the load. `whole`: the stable rule ends nothing. When interrupted, the window begun counts as
 /// far as it came. Errors: those of `LoadGenerator::stop`.
-[[nodiscard]] Result<Measurement> measure(LoadGenerator& load, const Model& model,
-                                          const WindowPlan& plan, bool whole,
+[[nodiscard]] Result<Measurement> measure(LoadGenerator& load, const WindowPlan& plan, bool whole,
                                           const WindowCallback& on_window);
 
 /// Adds the counts, times and histograms of `more`.

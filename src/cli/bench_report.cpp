@@ -39,9 +39,9 @@ Json phases_json(const ModelStatistics& statistics) {
   return phases;
 }
 
-Json samples_json(const Measurement& measurement) {
+Json samples_json(const BenchCell& cell) {
   Json samples = Json::array();
-  for (const WindowSample& sample : measurement.samples) {
+  for (const WindowSample& sample : cell.measurement.samples) {
     samples.push_back({{"seconds", rounded(sample.seconds, 4)},
                        {"items_per_s", rounded(sample.items_per_s, 1)},
                        {"requests_per_s", rounded(sample.requests_per_s, 1)},
@@ -50,6 +50,11 @@ Json samples_json(const Measurement& measurement) {
                        {"cpu_s", rounded(sample.cpu_s, 4)},
                        {"errors", sample.errors},
                        {"counted", sample.counted}});
+    if (!cell.server) continue;
+    samples.back()["refused"] = sample.refused;
+    samples.back()["server_cpu_s"] = rounded(sample.server_cpu_s, 6);
+    samples.back()["server_rss_mib"] =
+        rounded(static_cast<double>(sample.server_resident_bytes) / 1048576, 3);
   }
   return samples;
 }
@@ -208,20 +213,91 @@ Json devices_json(const BenchCell& cell, std::span<const BenchCell> together) {
   return devices;
 }
 
+double server_cpu_us(const Measurement& measurement) {
+  const std::uint64_t requests = measurement.tally.requests;
+  return requests == 0 ? 0 : measurement.server.cpu_s * 1e6 / static_cast<double>(requests);
+}
+
+double mean_us(std::uint64_t ns, std::uint64_t count) {
+  return count == 0 ? 0 : static_cast<double>(ns) / 1000 / static_cast<double>(count);
+}
+
+const char* shared_text(SharedKind kind) {
+  constexpr const char* kNames[] = {"none", "system", "cuda"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+// What the server says of the interval, where it does.
+std::string server_phases_text(const ServerTotals& server) {
+  Table table({"of the server", "mean"}, {1});
+  for (const auto& [name, ns] : {std::pair{"queue", server.queue_ns},
+                                 {"compute input", server.compute_input_ns},
+                                 {"compute infer", server.compute_infer_ns},
+                                 {"compute output", server.compute_output_ns},
+                                 {"all", server.success_ns}}) {
+    table.add({name, format_time(micros(mean_us(ns, server.requests)))});
+  }
+  return table.text();
+}
+
+Json server_json(const BenchCell& cell) {
+  const Measurement& measurement = cell.measurement;
+  const ServerTotals& server = measurement.server;
+  Json json = {{"url", cell.server->url},
+               {"shared_memory", shared_text(cell.server->shared)},
+               {"refused", measurement.refused}};
+  if (cell.server->process_known) {
+    json["cpu_s"] = rounded(server.cpu_s, 6);
+    json["cpu_us_per_request"] = rounded(server_cpu_us(measurement), 3);
+    json["requests_per_cpu_s"] = rounded(
+        server.cpu_s > 0 ? static_cast<double>(measurement.tally.requests) / server.cpu_s : 0, 1);
+    json["rss_mib"] = rounded(static_cast<double>(server.resident_bytes) / 1048576, 3);
+  }
+  if (server.requests > 0) {
+    json["requests"] = server.requests;
+    json["batches"] = server.batches;
+    json["mean_us"] = {{"queue", mean_us(server.queue_ns, server.requests)},
+                       {"compute_input", mean_us(server.compute_input_ns, server.requests)},
+                       {"compute_infer", mean_us(server.compute_infer_ns, server.requests)},
+                       {"compute_output", mean_us(server.compute_output_ns, server.requests)},
+                       {"total", mean_us(server.success_ns, server.requests)}};
+  }
+  return json;
+}
+
+void add_server_rows(std::string& out, const BenchCell& cell) {
+  const Measurement& measurement = cell.measurement;
+  const auto row = [&out](std::string_view name, const std::string& value) {
+    out += "  " + padded(name, 12) + value + "\n";
+  };
+  row("requests", format_count(static_cast<std::uint64_t>(cell.load.request_items)) +
+                      " items each, shared memory: " + shared_text(cell.server->shared));
+  if (cell.server->process_known) {
+    row("server", format_fixed(server_cpu_us(measurement), 1) + " us of CPU a request, " +
+                      format_bytes(measurement.server.resident_bytes) + " resident");
+  }
+  if (measurement.refused > 0) row("refused", format_count(measurement.refused) + " requests");
+}
+
 std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool windows) {
   const Measurement& measurement = cell.measurement;
   const ModelInfo& info = cell.info;
-  std::string out = title(info.name + " with " + info.backend + " on " + devices_text(cell) + ", " +
-                          cell.scenario);
+  const std::string where = cell.server ? " at " + cell.server->url
+                                        : " with " + info.backend + " on " + devices_text(cell);
+  std::string out = title(info.name + where + ", " + cell.scenario);
   const auto row = [&out](std::string_view name, const std::string& value) {
     out += "  " + padded(name, 12) + value + "\n";
   };
   row("throughput", inked(Ink::bold, format_rate(measurement.items_per_s()) + " items/s") + "   " +
                         format_rate(measurement.requests_per_s()) + " requests/s");
   row("latency", latency_line(cell));
-  row("lanes", std::to_string(cell.lanes()) + " a device, batches of up to " +
-                   std::to_string(info.max_items) + " items, " +
-                   format_fixed(measurement.statistics.batch_items.mean(), 1) + " on average");
+  if (cell.server) {
+    add_server_rows(out, cell);
+  } else {
+    row("lanes", std::to_string(cell.lanes()) + " a device, batches of up to " +
+                     std::to_string(info.max_items) + " items, " +
+                     format_fixed(measurement.statistics.batch_items.mean(), 1) + " on average");
+  }
   row("CPU",
       format_fixed(cpu_us_per_request(cell), 1) + " us a request, " +
           format_fixed(measurement.seconds > 0 ? measurement.cpu_s / measurement.seconds : 0, 2) +
@@ -242,7 +318,11 @@ std::string cell_text(const BenchCell& cell, const MachineFigures& machine, bool
                           ? "no errors"
                           : inked(Ink::red, format_count(measurement.errors) + " errors")));
   row("measured", rule_text(measurement));
-  out += "\n" + title("Where the time of a request goes") + phases_text(measurement.statistics);
+  if (!cell.server || measurement.server.requests > 0) {
+    out += "\n" + title("Where the time of a request goes") +
+           (cell.server ? server_phases_text(measurement.server)
+                        : phases_text(measurement.statistics));
+  }
   if (measurement.statistics.devices.size() > 1)
     out += "\n" + title("What each device did") + devices_table({&cell, 1});
   if (!cell.comparisons.empty())
@@ -265,9 +345,10 @@ std::string sweep_text(const std::vector<BenchCell>& cells) {
                format_count(cell.measurement.errors)});
   }
   const BenchCell& first = cells.front();
-  std::string out = title(first.info.name + " with " + first.info.backend + " on " +
-                          devices_text(first) + ", " + first.scenario) +
-                    table.text();
+  const std::string where = first.server
+                                ? " at " + first.server->url
+                                : " with " + first.info.backend + " on " + devices_text(first);
+  std::string out = title(first.info.name + where + ", " + first.scenario) + table.text();
   for (const BenchCell& cell : cells) {
     if (cell.comparisons.empty()) continue;
     out += "\n" +
@@ -359,11 +440,12 @@ Json one_json(const BenchCell& cell, std::span<const BenchCell> together,
       {"wake_us", rounded(machine.wake_us, 3)},
       {"timer_lag_us", rounded(machine.timer_lag_us, 3)},
       {"machine", {{"cores", machine.cores}, {"versions", versions_json()}}},
-      {"samples", samples_json(measurement)}};
+      {"samples", samples_json(cell)}};
   for (const Comparison& comparison : cell.comparisons)
     json["comparison"].push_back(comparison_json(comparison));
   if (measurement.tally.lateness.count() > 0)
     json["sender_lateness_us"] = latency_json(measurement.tally.lateness);
+  if (cell.server) json["server"] = server_json(cell);
   if (!cell.first_error.empty()) json["first_error"] = cell.first_error;
   return json;
 }

@@ -23,8 +23,6 @@ constexpr Duration kMostReferenceTime = std::chrono::seconds(1);
 /// passes before the next is.
 constexpr Duration kLongCheck = std::chrono::milliseconds(1);
 constexpr int kPauseAfterLongCheck = 100;
-constexpr int kOpenContexts =
-    65536 + 1024;  // a full queue of the default size, and what is on the way
 constexpr std::size_t kOpenBuffers = 1024;
 constexpr std::size_t kOpenBufferBytes = std::size_t{256} << 20;
 
@@ -86,13 +84,15 @@ void Tally::merge(const Tally& other) {
   requests += other.requests;
   items += other.items;
   errors += other.errors;
+  refused += other.refused;
   checked += other.checked;
 }
 
 // What callbacks touch: stays where it is until no request is in flight.
 class LoadGenerator::State {
  public:
-  State(const Model& model, const LoadOptions& options) : model_(model), options_(options) {}
+  State(std::unique_ptr<LoadTarget> target, const LoadOptions& options)
+      : target_(std::move(target)), options_(options) {}
 
   Result<void> prepare(const BenchInputs& inputs);
   void start();
@@ -102,6 +102,7 @@ class LoadGenerator::State {
     const std::lock_guard lock(error_mutex_);
     return first_error_;
   }
+  LoadTarget& target() noexcept { return *target_; }
   int in_flight() const noexcept { return in_flight_.load(std::memory_order_acquire); }
 
  private:
@@ -114,9 +115,6 @@ class LoadGenerator::State {
     std::uint32_t sends = 0;
   };
 
-  Result<void> place(std::vector<NamedTensor>& inputs, std::size_t number);
-  Result<void> place_outputs(Context& context);
-  Result<void> fetch(Response& response);
   Result<std::size_t> make_references(const BenchInputs& inputs, std::size_t most);
   Request request_of(Context& context);
   bool due_for_check(Context& context, TimePoint now) const noexcept {
@@ -127,14 +125,14 @@ class LoadGenerator::State {
   void send(Context& context);
   void called_back(Context& context, Result<Response> response);
   void count(Context& context, Result<Response>& response, TimePoint now);
-  void fail(const std::string& message);
+  void fail(const std::string& message, bool refused = false);
   void fail(const Error& error);
   void block();
   void send_at_random_times();
   TimePoint wait_for(TimePoint due);
   Context* take_free();
 
-  const Model model_;
+  const std::unique_ptr<LoadTarget> target_;  // goes last
   const LoadOptions options_;
   std::vector<std::vector<NamedTensor>> references_;  // by content
   std::vector<Load> loads_;
@@ -168,7 +166,7 @@ Result<std::size_t> LoadGenerator::State::make_references(const BenchInputs& inp
     if (!content.ok()) return std::move(content).error();
     Request request;
     for (const NamedTensor& input : *content) request.inputs.push_back(input);
-    Result<Response> answer = model_.infer(std::move(request));
+    Result<Response> answer = target_->infer(std::move(request));
     if (!answer.ok()) return std::move(answer).error();
     Result<std::vector<NamedTensor>> copy =
         copy_of({answer->outputs.data(), answer->outputs.size()});
@@ -178,106 +176,9 @@ Result<std::size_t> LoadGenerator::State::make_references(const BenchInputs& inp
   return references_.size();
 }
 
-namespace {
-
-Result<void> copy_and_wait(DeviceRef device, void* target, const void* source, std::size_t bytes) {
-  Result<Stream> stream = device->new_stream({});
-  if (!stream.ok()) return std::move(stream).error();
-  Result<void> copied = stream->ref().copy(target, source, bytes);
-  return copied.ok() ? stream->ref().synchronize() : copied;
-}
-
-Result<Tensor> managed_tensor(DeviceRef device, const TensorView& like, std::size_t bytes) {
-  Result<Buffer> buffer = device->allocate(std::max<std::size_t>(bytes, 1), MemoryKind::managed);
-  if (!buffer.ok()) return std::move(buffer).error();
-  void* const data = buffer->data();
-  return Tensor(TensorView::of(like.type, data, like.shape),
-                Lease::share(std::make_shared<Buffer>(std::move(*buffer))));
-}
-
-DeviceRef device_of(const Engine& engine, DeviceId id) {
-  for (const DeviceRef device : engine.devices()) {
-    if (device->id() == id) return device;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
-// Brings the inputs to where they are to lie: in turn to each device of the model.
-Result<void> LoadGenerator::State::place(std::vector<NamedTensor>& inputs, std::size_t number) {
-  const auto& placements = model_.info().placements;
-  if (!options_.engine || placements.empty()) return {};
-  const bool gpu = placements[0].device.kind == DeviceKind::cuda;
-  const Place place =
-      options_.place == Place::automatic ? (gpu ? Place::pinned : Place::pageable) : options_.place;
-  if (place == Place::pageable) return {};
-  const DeviceId runs_on = placements[number % placements.size()].device;
-  DeviceId target;
-  if (place == Place::device) target = options_.data_on.value_or(runs_on);
-  for (NamedTensor& input : inputs) {
-    if (input.view.type == DataType::bytes) continue;
-    const Result<std::size_t> bytes = input.view.bytes();
-    if (!bytes.ok()) return bytes.error();
-    Result<Tensor> placed =
-        place == Place::managed
-            ? managed_tensor(device_of(*options_.engine, runs_on), input.view, *bytes)
-            : options_.engine->new_tensor(input.view.type, input.view.shape, target);
-    if (!placed.ok()) return std::move(placed).error();
-    if (place != Place::device) {
-      std::memcpy(placed->view().data, input.view.data, *bytes);
-    } else {
-      Result<void> copied = copy_and_wait(device_of(*options_.engine, target), placed->view().data,
-                                          input.view.data, *bytes);
-      if (!copied.ok()) return copied;
-    }
-    input.view = placed->view();
-    input.lease = placed->lease();
-  }
-  return {};
-}
-
-// Outputs of a request whose inputs lie on a device stay there: in memory of the request's own
-// where their size is known.
-Result<void> LoadGenerator::State::place_outputs(Context& context) {
-  if (!options_.engine || options_.place != Place::device) return {};
-  for (const TensorInfo& output : model_.info().outputs) {
-    RequestedOutput wanted{output.name, OutputPlacement::device, {}, {}};
-    Shape shape = output.shape;
-    if (output.batch_axis >= 0) {
-      shape[static_cast<std::size_t>(output.batch_axis)] = options_.request_items;
-    }
-    if (!options_.data_on && byte_count(output.type, shape).ok()) {
-      Result<Tensor> target =
-          options_.engine->new_tensor(output.type, shape, context.load->inputs[0].view.device);
-      if (!target.ok()) return std::move(target).error();
-      wanted = {output.name, OutputPlacement::target, target->view(), target->lease()};
-    }
-    context.outputs.push_back(std::move(wanted));
-  }
-  return {};
-}
-
-// Brings outputs that stayed on a device to the host, to be compared.
-Result<void> LoadGenerator::State::fetch(Response& response) {
-  for (NamedTensor& output : response.outputs) {
-    if (output.view.device.is_host_memory()) continue;
-    const Result<std::size_t> bytes = output.view.bytes();
-    if (!bytes.ok()) return bytes.error();
-    Result<Tensor> copy = options_.engine->new_tensor(output.view.type, output.view.shape);
-    if (!copy.ok()) return std::move(copy).error();
-    Result<void> copied = copy_and_wait(device_of(*options_.engine, output.view.device),
-                                        copy->view().data, output.view.data, *bytes);
-    if (!copied.ok()) return copied;
-    output.view = copy->view();
-    output.lease = copy->lease();
-  }
-  return {};
-}
-
 Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   const bool open = options_.arrival == Arrival::poisson;
-  const auto contexts = static_cast<std::size_t>(open ? kOpenContexts : options_.concurrency);
+  const auto contexts = static_cast<std::size_t>(open ? options_.most_open : options_.concurrency);
   std::size_t buffers = contexts;
   if (open) {
     Result<std::vector<NamedTensor>> first = inputs.make(0, options_.request_items);
@@ -292,7 +193,7 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
   for (std::size_t i = 0; i < buffers; ++i) {
     Result<std::vector<NamedTensor>> content = inputs.make(i % *contents, options_.request_items);
     if (!content.ok()) return std::move(content).error();
-    Result<void> placed = place(*content, i);
+    Result<void> placed = target_->place(*content, i);
     if (!placed.ok()) return placed;
     loads_[i] = {std::move(*content), &references_[i % *contents]};
   }
@@ -302,8 +203,10 @@ Result<void> LoadGenerator::State::prepare(const BenchInputs& inputs) {
     contexts_[i] = {this, &loads_[i % buffers], {}, {}, static_cast<std::uint32_t>(i) % stagger};
   }
   for (Context& context : contexts_) {
-    Result<void> placed = place_outputs(context);
-    if (!placed.ok()) return placed;
+    Result<std::vector<RequestedOutput>> placed =
+        target_->place_outputs(context.load->inputs, options_.request_items);
+    if (!placed.ok()) return std::move(placed).error();
+    context.outputs = std::move(*placed);
   }
   parked_.reserve(contexts);
   ready_.reserve(contexts);
@@ -327,12 +230,12 @@ void LoadGenerator::State::send(Context& context) {
     request.intended = context.sent;
   else
     context.sent = Clock::now();
-  Result<Ticket> ticket =
-      model_.submit(std::move(request), [&context](Result<Response> response, bool) {
+  const Result<void> sent =
+      target_->submit(std::move(request), [&context](Result<Response> response, bool) {
         context.state->called_back(context, std::move(response));
       });
-  if (ticket.ok()) return;
-  fail(ticket.error());
+  if (sent.ok()) return;
+  fail(sent.error());
   {
     const std::lock_guard lock(free_mutex_);
     parked_.push_back(&context);
@@ -353,7 +256,7 @@ void LoadGenerator::State::called_back(Context& context, Result<Response> respon
 
 Result<void> LoadGenerator::State::check(const Context& context, Response& response) {
   const TimePoint start = Clock::now();
-  Result<void> fetched = fetch(response);
+  Result<void> fetched = target_->fetch(response);
   if (!fetched.ok()) return fetched;
   const std::string difference =
       difference_of({response.outputs.data(), response.outputs.size()}, *context.load->expected);
@@ -381,14 +284,19 @@ void LoadGenerator::State::count(Context& context, Result<Response>& response, T
   });
 }
 
-void LoadGenerator::State::fail(const std::string& message) {
-  shards_.with([](Tally& tally) { ++tally.errors; });
+void LoadGenerator::State::fail(const std::string& message, bool refused) {
+  shards_.with([refused](Tally& tally) {
+    ++tally.errors;
+    tally.refused += refused ? 1 : 0;
+  });
+  if (refused && !options_.refusals_fail) return;
   const std::lock_guard lock(error_mutex_);
   if (first_error_.empty()) first_error_ = message;
 }
 
 void LoadGenerator::State::fail(const Error& error) {
-  fail(std::string(to_string(error.code)) + ": " + error.message);
+  fail(std::string(to_string(error.code)) + ": " + error.message,
+       error.code == ErrorCode::queue_full);
 }
 
 // --------------------------------------------------------------------------------------------
@@ -398,7 +306,7 @@ void LoadGenerator::State::block() {
   Context& context = contexts_[0];
   while (running_.load(std::memory_order_relaxed)) {
     context.sent = Clock::now();
-    Result<Response> response = model_.infer(request_of(context));
+    Result<Response> response = target_->infer(request_of(context));
     count(context, response, Clock::now());
     if (!response.ok()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
@@ -510,7 +418,14 @@ LoadGenerator::~LoadGenerator() {
 Result<std::unique_ptr<LoadGenerator>> LoadGenerator::make(const Model& model,
                                                            const BenchInputs& inputs,
                                                            const LoadOptions& options) {
-  auto state = std::make_unique<State>(model, options);
+  return make(engine_target(model, options.engine, options.place, options.data_on), inputs,
+              options);
+}
+
+Result<std::unique_ptr<LoadGenerator>> LoadGenerator::make(std::unique_ptr<LoadTarget> target,
+                                                           const BenchInputs& inputs,
+                                                           const LoadOptions& options) {
+  auto state = std::make_unique<State>(std::move(target), options);
   Result<void> prepared = state->prepare(inputs);
   if (!prepared.ok()) return std::move(prepared).error();
   return std::unique_ptr<LoadGenerator>(new LoadGenerator(std::move(state)));
@@ -520,6 +435,7 @@ void LoadGenerator::start() { state_->start(); }
 Tally LoadGenerator::take() { return state_->take(); }
 Result<void> LoadGenerator::stop(Duration timeout) { return state_->stop(timeout); }
 std::string LoadGenerator::first_error() const { return state_->first_error(); }
+LoadTarget& LoadGenerator::target() noexcept { return state_->target(); }
 int LoadGenerator::in_flight() const noexcept { return state_->in_flight(); }
 
 }  // namespace millrace::cli

@@ -1,4 +1,4 @@
-// Sends requests to a model as users would, and counts what comes back.
+// Sends requests to a model, here or on a server, as users would, and counts what comes back.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <millrace/model.h>
 
 #include "cli/bench_inputs.h"
+#include "cli/load_target.h"
 
 namespace millrace::cli {
 
@@ -18,15 +19,6 @@ enum class Arrival : std::uint8_t {
   callbacks,  // closed loop: each callback sends its request again
   blocking,   // closed loop: one thread, one request, which waits for the answer
   poisson,    // open loop: at random times that do not depend on the answers
-};
-
-/// Where the inputs lie and the outputs stay.
-enum class Place : std::uint8_t {
-  automatic,  // pinned where the model runs on a GPU, else pageable
-  pageable,   // as the C library gives it
-  pinned,     // from the engine's pool
-  device,     // in the memory of a device that runs the model; the outputs stay there as well
-  managed,    // at one address for host and device, to which pages move by themselves
 };
 
 struct LoadOptions {
@@ -41,8 +33,13 @@ struct LoadOptions {
   int concurrency = 1;
   /// Open loop: requests per second on average.
   double rate = 0;
+  /// The most requests in flight of an open loop: a full queue of the default size, and what is on
+  /// the way.
+  int most_open = 65536 + 1024;
   std::int64_t request_items = 1;
   std::uint64_t seed = 1;
+  /// Whether a full queue counts as a failure, in `first_error`.
+  bool refusals_fail = true;
   /// One answer in this many is compared with the reference.
   int check_every = 64;
 };
@@ -55,6 +52,7 @@ struct Tally {
   std::uint64_t requests = 0;  // succeeded
   std::uint64_t items = 0;     // of those
   std::uint64_t errors = 0;    // failed, refused, or answered wrongly
+  std::uint64_t refused = 0;   // of those: the queue was full
   std::uint64_t checked = 0;
 
   void merge(const Tally& other);
@@ -70,6 +68,9 @@ class LoadGenerator {
  public:
   /// Makes the buffers, and asks the model for the answer to each distinct content (up to 256, or
   /// as many as a second allows), one at a time. Errors: those of the inputs and of the model.
+  [[nodiscard]] static Result<std::unique_ptr<LoadGenerator>> make(
+      std::unique_ptr<LoadTarget> target, const BenchInputs& inputs, const LoadOptions& options);
+  /// On a model of the engine that the options name.
   [[nodiscard]] static Result<std::unique_ptr<LoadGenerator>> make(const Model& model,
                                                                    const BenchInputs& inputs,
                                                                    const LoadOptions& options);
@@ -86,6 +87,7 @@ class LoadGenerator {
 
   /// Of the first request that failed or was answered wrongly; empty when none was.
   [[nodiscard]] std::string first_error() const;
+  [[nodiscard]] LoadTarget& target() noexcept;
   /// Requests sent or being sent whose answer has not come.
   [[nodiscard]] int in_flight() const noexcept;
 

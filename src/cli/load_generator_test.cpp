@@ -274,7 +274,7 @@ TEST_F(LoadGeneratorTest, AMeasurementCountsTheWindowsThatItMarks) {
   options.concurrency = 4;
   const auto load = generator(options);
   std::size_t windows = 0;
-  const Result<Measurement> measured = measure(*load, model_, plan_windows(milliseconds(600)), true,
+  const Result<Measurement> measured = measure(*load, plan_windows(milliseconds(600)), true,
                                                [&](const WindowSample&) { ++windows; });
   ASSERT_TRUE(measured.ok()) << measured.error().message;
   EXPECT_EQ(measured->samples.size(), windows);
