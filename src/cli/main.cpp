@@ -86,6 +86,7 @@ int run(int argc, char** argv) {
   add_build(app, context);
   add_cache(app, context);
   add_serve(app, context);
+  add_client(app, context);
   app.footer(
       "\"millrace VERB --help\" tells more. Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 "
       "a device failed for good.");
@@ -93,7 +94,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     if (!context.action)
-      throw UsageError("expected a verb: devices, inspect, run, bench, serve, demo, build or cache");
+      throw UsageError("expected a verb: devices, inspect, run, bench, serve, client, demo, build or cache");
     const Result<int> result = context.action();
     if (result.ok()) return flush_output(*result);
     const bool restart = result.error().scope == Scope::process;

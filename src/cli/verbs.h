@@ -43,5 +43,6 @@ void add_demo(CLI::App& app, Context& context);
 void add_build(CLI::App& app, Context& context);
 void add_cache(CLI::App& app, Context& context);
 void add_serve(CLI::App& app, Context& context);
+void add_client(CLI::App& app, Context& context);
 
 }  // namespace millrace::cli
