@@ -18,7 +18,8 @@ BEGIN_LOOPS = "<!-- benchmarks beside loops: written by tools/benchmark_tables.p
 END = "<!-- end of benchmarks -->"
 # In the order in which a reader wants them; others follow by name.
 ORDER = ["gpu_resnet50_host", "gpu_resnet50_resident", "gpu_callers", "gpu_latency", "gpu_mlp", "digits_offline", "digits_latency", "digits_concurrent", "identity", "allocations", "open_loop", "memory", "devices",
-         "shares", "isolation"]
+         "shares", "isolation", "server_http_identity", "server_grpc_identity", "server_digits_latency", "server_large_input", "server_overload",
+         "server_reloads", "server_idle_connections", "server_memory"]
 
 
 def records(root):

@@ -1,12 +1,14 @@
 // A server that does nothing on the HTTP library of ours: it reads each request to its end and
-// answers with the same 200 bytes. What any server on that library costs at least.
+// answers with the same 200 bytes, those of an inference of 16 x FP32; a GET with what a client
+// asks of a model before that. What any server on that library costs at least.
 //
-//   server_do_nothing_http --port 9000 [--style library]
+//   server_do_nothing_http --port 9000 [--style library]      (port 0: any; it is printed)
 //
 // Style "own": Beast's parser over Asio with a connection of our own, as the real server. Style
 // "library": Beast's own async_read and async_write.
 #include <sys/socket.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -27,15 +29,34 @@ using asio::ip::tcp;
 using boost::beast::error_code;
 using boost::beast::string_view;
 
-constexpr std::size_t kBody = 72;
-constexpr std::string_view kAnswer =
-    "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
-    "Inference-Header-Content-Length: 40\r\nContent-Length: 72\r\n\r\n"
-    "........................................................................";
+constexpr std::string_view kInference =
+    R"({"model_name":"identity","model_version":"1","outputs":[{"name":"output","datatype":"FP32",)"
+    R"("shape":[1,16],"parameters":{"binary_data_size":64}}]})"
+    "................................................................";
+constexpr std::size_t kInferenceJson = kInference.size() - 64;
+constexpr std::string_view kModel =
+    R"({"name":"identity","versions":["1"],"platform":"none","inputs":[{"name":"input","datatype":)"
+    R"("FP32","shape":[-1,16]}],"outputs":[{"name":"output","datatype":"FP32","shape":[-1,16]}]})";
+
+std::string with_head(std::string_view body, std::string_view fields) {
+  return "HTTP/1.1 200 OK\r\n" + std::string(fields) +
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + std::string(body);
+}
+const std::string kAnswer = with_head(kInference,
+                                      "Content-Type: application/octet-stream\r\n"
+                                      "Inference-Header-Content-Length: " +
+                                          std::to_string(kInferenceJson) + "\r\n");
+const std::string kDescription = with_head(kModel, "Content-Type: application/json\r\n");
 
 // Beast's parser, with what it finds thrown away.
 class Parser : public http::basic_parser<true> {
-  void on_request_impl(http::verb, string_view, string_view, int, error_code&) override {}
+ public:
+  bool asks = false;  // a GET
+
+ private:
+  void on_request_impl(http::verb verb, string_view, string_view, int, error_code&) override {
+    asks = verb == http::verb::get;
+  }
   void on_response_impl(int, string_view, int, error_code&) override {}
   void on_field_impl(http::field, string_view, string_view, error_code&) override {}
   void on_header_impl(error_code&) override {}
@@ -73,8 +94,8 @@ class OwnSession : public std::enable_shared_from_this<OwnSession> {
       have_ -= used;
       std::memmove(buffer_, buffer_ + used, have_);
       if (!parser_->is_done()) break;
+      out += parser_->asks ? kDescription : kAnswer;
       parser_.reset();
-      out += kAnswer;
     }
     return out.empty() || ::send(socket_.native_handle(), out.data(), out.size(), MSG_NOSIGNAL) ==
                               static_cast<ssize_t>(out.size());
@@ -102,9 +123,12 @@ class LibrarySession : public std::enable_shared_from_this<LibrarySession> {
     response_ = {};
     response_.version(11);
     response_.result(http::status::ok);
+    const bool asks = parser_->get().method() == http::verb::get;
     response_.set("Content-Type", "application/octet-stream");
-    response_.set("Inference-Header-Content-Length", "40");
-    response_.body().assign(kBody, '.');
+    if (!asks) {
+      response_.set("Inference-Header-Content-Length", std::to_string(kInferenceJson));
+    }
+    response_.body() = asks ? kModel : kInference;
     response_.prepare_payload();
     http::async_write(socket_, response_,
                       [self = shared_from_this()](error_code error, std::size_t) {
@@ -122,6 +146,8 @@ template <class Session>
 void serve(std::uint16_t port) {
   asio::io_context context(1);
   tcp::acceptor acceptor(context, {asio::ip::address_v4::loopback(), port});
+  std::printf("%d\n", int{acceptor.local_endpoint().port()});
+  std::fflush(stdout);
   std::function<void()> accept = [&] {
     acceptor.async_accept([&](error_code error, tcp::socket socket) {
       if (!error) {

@@ -36,7 +36,7 @@ void fill(const ModelInferRequest& request, ModelInferResponse& response) {
   response.set_model_version("1");
   response.set_id(request.id());
   ModelInferResponse::InferOutputTensor* output = response.add_outputs();
-  output->set_name("OUTPUT0");
+  output->set_name("output");
   output->set_datatype("FP32");
   output->add_shape(1);
   output->add_shape(16);
@@ -50,6 +50,23 @@ std::string prepared_answer() {
   fill(request, response);
   return response.SerializeAsString();
 }
+
+/// What a client asks of a model before it sends anything, from a thread of the library's.
+class Description : public GRPCInferenceService::Service {
+  grpc::Status ModelMetadata(grpc::ServerContext*, const inference::ModelMetadataRequest* request,
+                             inference::ModelMetadataResponse* response) override {
+    response->set_name(request->name());
+    response->set_platform("none");
+    response->add_inputs()->set_name("input");
+    response->add_outputs()->set_name("output");
+    for (auto* tensor : {response->mutable_inputs(0), response->mutable_outputs(0)}) {
+      tensor->set_datatype("FP32");
+      tensor->add_shape(-1);
+      tensor->add_shape(16);
+    }
+    return grpc::Status::OK;
+  }
+};
 
 int listen(grpc::ServerBuilder& builder, int& port) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -215,7 +232,7 @@ class RawServer final : public QueueServer {
     grpc::ServerAsyncResponseWriter<grpc::ByteBuffer> writer;
     bool answered = false;
   };
-  GRPCInferenceService::WithRawMethod_ModelInfer<GRPCInferenceService::Service> service_;
+  GRPCInferenceService::WithRawMethod_ModelInfer<Description> service_;
   grpc::ByteBuffer answer_ = prepared_buffer();
 };
 

@@ -425,7 +425,7 @@ def test_bars_are_met_or_not_by_the_figures(runner):
 
 
 def test_committed_records_keep_their_form_and_are_judged_by_their_figures(runner):
-    cells = {**runner.CELLS, **load_script(ROOT / "bench" / "gpu" / "run.py").CELLS}
+    cells = {**runner.CELLS, **load_script(ROOT / "bench" / "gpu" / "run.py").CELLS, **load_script(ROOT / "bench" / "server" / "run.py").CELLS}
     for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
         record = json.loads(path.read_text())
         check_schema(record, RECORD, path.name)
