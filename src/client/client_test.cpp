@@ -227,7 +227,11 @@ TEST_P(ClientTest, WhatLiesInARegionIsNotSent) {
 
 TEST_P(ClientTest, LoadsAndUnloads) {
   ASSERT_TRUE(client_->unload_model("echo", false).ok());
-  for (int i = 0; i < 500 && *client_->model_ready({"echo", ""}); ++i) {
+  const auto is_ready = [this] {
+    const Result<bool> ready = client_->model_ready({"echo", ""});
+    return ready.ok() && *ready;
+  };
+  for (int i = 0; i < 500 && is_ready(); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_FALSE(client_->infer({"echo", ""}, request(numbers_.data())).ok());

@@ -29,6 +29,8 @@ namespace http = boost::beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
 
+/// Bodies up to this go into one piece of memory with the head.
+constexpr std::size_t kCopiedBytes = 4096;
 constexpr const char* kJsonLength = "Inference-Header-Content-Length";
 
 struct HttpAnswer {
@@ -140,17 +142,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
     f(socket_);
   }
   void write() {
-    buffers_.clear();
-    buffers_.push_back(asio::buffer(exchange_->head));
-    buffers_.insert(buffers_.end(), exchange_->body.begin(), exchange_->body.end());
-    with_stream([this](auto& stream) {
-      asio::async_write(stream, buffers_, [self = shared_from_this()](error_code error, size_t) {
-        // A server that refuses a request may answer before it has read all of it.
-        if (error && error != asio::error::broken_pipe && error != asio::error::connection_reset) {
-          return self->fail(error, "cannot send");
-        }
-        self->read();
-      });
+    const auto written = [self = shared_from_this()](error_code error, size_t) {
+      // A server that refuses a request may answer before it has read all of it.
+      if (error && error != asio::error::broken_pipe && error != asio::error::connection_reset) {
+        return self->fail(error, "cannot send");
+      }
+      self->read();
+    };
+    with_stream([&](auto& stream) {
+      const asio::const_buffer head = asio::buffer(exchange_->head);
+      if (exchange_->body.empty()) return asio::async_write(stream, head, written);
+      std::vector<asio::const_buffer> all = {head};
+      all.insert(all.end(), exchange_->body.begin(), exchange_->body.end());
+      asio::async_write(stream, all, written);
     });
   }
   void read() {
@@ -221,7 +225,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::steady_timer timer_;
   boost::beast::flat_buffer buffer_;
   std::optional<http::response_parser<http::string_body>> parser_;
-  std::vector<asio::const_buffer> buffers_;
   ExchangePtr exchange_;
   bool reused_ = false;
   bool expired_ = false;
@@ -522,8 +525,13 @@ Result<void> HttpClient::infer(const ModelName& model, Request request, Callback
   }
   head += "\r\n";
   head += body.json;
+  const bool small = body.bytes - body.json.size() <= kCopiedBytes;
   for (const InferBody::Piece& piece : body.pieces) {
-    exchange->body.emplace_back(piece.data, piece.bytes);
+    if (small) {
+      head.append(static_cast<const char*>(piece.data), piece.bytes);
+    } else {
+      exchange->body.emplace_back(piece.data, piece.bytes);
+    }
   }
   Exchange* const sent = exchange.get();  // there until `done` has returned
   exchange->done = [sent, submitted, callback = std::move(callback)](Result<HttpAnswer> answer) {

@@ -23,7 +23,7 @@ SLOW = ('backend: "reference"\nmax_batch_size: 1\nparameters { key: "millrace.sl
 
 @contextlib.contextmanager
 def serving(folder, *options):
-    """{"http": URL, "grpc": URL, "pid": its process}"""
+    """{"http": URL, "grpc": URL, "pid": its process}; the URLs as the server says them."""
     process = subprocess.Popen([BINARY, "serve", folder, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", "host:0", *options],
                                stdout=subprocess.PIPE, text=True)
     try:
@@ -32,7 +32,7 @@ def serving(folder, *options):
             line = process.stdout.readline()
             assert line, "the server ended"
             if line.startswith("millrace serves"):
-                found = {scheme: f"{scheme}://{address}" for scheme, address in re.findall(r"(http|grpc)://(\S+)", line)}
+                found = {scheme: f"{scheme}{secure}://{address}" for scheme, secure, address in re.findall(r"(http|grpc)(s?)://(\S+)", line)}
         yield found | {"pid": process.pid}
     finally:
         process.terminate()
@@ -199,6 +199,33 @@ def test_unknown_names_are_told(url):
     assert "no_such" in fails(1, "client", url, "infer", "no_such", "--input", "random")
     assert "no_such" in fails(1, "client", url, "infer", "digits", "--input", "no_such.npz")
     assert "no_such" in fails(1, "bench", "--url", url, "no_such", *SHORT)
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secure")
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-keyout", "key.pem",
+                    "-out", "certificate.pem", "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"], cwd=folder, check=True, capture_output=True)
+    (folder / "tokens").write_text("abracadabra\n")
+    with serving(write_models(folder / "models"), "--tls-cert", folder / "certificate.pem", "--tls-key", folder / "key.pem",
+                 "--token-file", folder / "tokens") as found:
+        yield found | {"ca": folder / "certificate.pem"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tls_and_tokens(secure, scheme):
+    url, trust, token = secure[scheme], ("--tls-ca", secure["ca"]), ("--token", "abracadabra")
+    assert url.startswith(f"{scheme}s://")
+    assert as_json("client", url, "infer", "echo", "--input", "random", *trust, *token)["outputs"][0]["elements"] == 16
+    found = as_json("bench", "--url", url, "echo", "--concurrency", "4", *trust, *token, *SHORT)
+    assert found["requests"] > 0 and found["errors"] == 0
+    assert "oken" in fails(1, "client", url, "infer", "echo", "--input", "random", *trust)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(secure):
+    assert "TLS" in fails(1, "client", secure["http"], "health", "--token", "abracadabra")
 
 
 def test_cells_of_the_server_run_and_are_judged(tmp_path):
