@@ -60,8 +60,8 @@ struct EngineOptions {
   /// How long the destructor waits for work in flight before it gives up on it.
   Duration shutdown_timeout = std::chrono::seconds(10);
   /// When a device fails for good: whether requests that have not started run on the other devices
-  /// of their model. If not, all that wait for that model are answered with the fault. Off until
-  /// it is shown on hardware that the other GPUs of the process still compute what is right.
+  /// of their model. If not, all that wait for that model are answered with the fault. Off, since
+  /// CUDA was seen to fail all GPUs of a process together (docs/design/lost_devices.md).
   bool others_take_over = false;
   /// Called once for each device that fails for good, on a thread of its own, which may block and
   /// may unload models, but must not end the engine: the process should finish what it can and be

@@ -36,6 +36,14 @@ class Thread {
   std::thread thread_;
 };
 
+/// For loops that wait for another thread: leaves the core's other hardware thread alone for a
+/// moment.
+inline void spin_pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 /// Names the calling thread.
 void name_this_thread(std::string_view name) noexcept;
 

@@ -22,6 +22,19 @@ namespace {
 
 constexpr int kMostLanes = 256;
 constexpr int kMostSlots = 8;
+/// Short batches of a GPU end every few microseconds; the threads that answer them look so long for
+/// the next, as the drivers do.
+constexpr Duration kCallbackSpin = std::chrono::microseconds(20);
+
+Duration callback_spin(const EngineOptions& options) {
+  return options.wait != WaitMode::block && options.cpu_threads >= 4 ? kCallbackSpin
+                                                                     : Duration::zero();
+}
+
+bool has_gpus(const DeviceSet& set) {
+  return std::any_of(set.devices().begin(), set.devices().end(),
+                     [](DeviceRef device) { return device->id().kind == DeviceKind::cuda; });
+}
 
 int usable_processors() {
   cpu_set_t set;
@@ -125,9 +138,9 @@ class EngineState {
   };
   /// What the devices refer to for as long as they live.
   struct Shared {
-    explicit Shared(EngineOptions given)
+    Shared(EngineOptions given, bool gpus)
         : options(std::move(given)),
-          executor(options.callback_threads),
+          executor(options.callback_threads, gpus ? callback_spin(options) : Duration::zero()),
           copies(CopyPool::helpers_for(options.cpu_threads)),
           timelines(options.trace_capacity) {}
     EngineOptions options;
@@ -138,7 +151,8 @@ class EngineState {
   };
 
   EngineState(EngineOptions options, DeviceSet set)
-      : shared(std::make_shared<Shared>(std::move(options))), device_set(std::move(set)) {
+      : shared(std::make_shared<Shared>(std::move(options), has_gpus(set))),
+        device_set(std::move(set)) {
     for (DeviceRef device : device_set.devices()) {
       devices.push_back(std::make_unique<DeviceState>(device, shared->options, shared->faults,
                                                       shared->executor, shared->timelines));

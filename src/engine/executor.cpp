@@ -12,6 +12,7 @@ namespace {
 
 /// How long a stretch of callbacks or submissions may put off what they submitted.
 constexpr Duration kLongestDeferral = std::chrono::microseconds(30);
+constexpr int kLooksBetweenClocks = 16;
 
 struct Deferred {
   bool on = false;
@@ -64,11 +65,11 @@ void DeferredWakes::flush() noexcept {
   deferred.on = on;
 }
 
-Executor::Executor(int threads) {
+Executor::Executor(int threads, Duration spin) {
   for (int i = 0; i < threads; ++i) {
     auto worker = std::make_unique<Worker>();
     worker->thread =
-        Thread("mr-callback-" + std::to_string(i), [raw = worker.get()] { raw->loop(); });
+        Thread("mr-callback-" + std::to_string(i), [raw = worker.get(), spin] { raw->loop(spin); });
     workers_.push_back(std::move(worker));
   }
 }
@@ -89,12 +90,25 @@ void Executor::post(std::size_t key, std::vector<RequestState*>& answered) {
   {
     std::lock_guard lock(worker.mutex);
     worker.answered.insert(worker.answered.end(), answered.begin(), answered.end());
+    worker.posted.store(true, std::memory_order_release);
   }
   answered.clear();
   worker.waker.wake();
 }
 
-void Executor::Worker::loop() {
+bool Executor::Worker::spins_until_posted(Duration spin) const noexcept {
+  if (spin <= Duration::zero()) return false;
+  const TimePoint until = Clock::now() + spin;
+  do {
+    for (int i = 0; i < kLooksBetweenClocks; ++i) {
+      if (posted.load(std::memory_order_acquire)) return true;
+      spin_pause();
+    }
+  } while (Clock::now() < until);
+  return false;
+}
+
+void Executor::Worker::loop(Duration spin) {
   std::vector<RequestState*> batch;
   DeferredWakes::enable();
   for (;;) {
@@ -102,9 +116,11 @@ void Executor::Worker::loop() {
     {
       std::lock_guard lock(mutex);
       batch.swap(answered);
+      posted.store(false, std::memory_order_relaxed);
     }
     if (batch.empty()) {
       if (stopping) return;
+      if (spins_until_posted(spin)) continue;
       waker.wait_until(TimePoint::max());
       continue;
     }

@@ -31,7 +31,9 @@ class DeferredWakes {
 /// behind it on its thread, never a driver.
 class Executor {
  public:
-  explicit Executor(int threads);
+  /// `spin`: how long a thread looks for more before it sleeps. Waking one costs who posts about as
+  /// much as a short batch's launch; zero where processors have better to do.
+  explicit Executor(int threads, Duration spin = Duration::zero());
   ~Executor();
   /// Runs what was posted before, then joins. Nothing may be posted afterwards.
   void stop() noexcept;
@@ -46,9 +48,11 @@ class Executor {
     Waker waker;
     std::mutex mutex;
     std::vector<RequestState*> answered;  // guarded by mutex
+    std::atomic<bool> posted{false};
     std::atomic<bool> stop{false};
     Thread thread;
-    void loop();
+    void loop(Duration spin);
+    [[nodiscard]] bool spins_until_posted(Duration spin) const noexcept;
   };
   std::vector<std::unique_ptr<Worker>> workers_;
 };

@@ -1,16 +1,11 @@
 #include "engine/request_state.h"
 
 #include "base/pool.h"
+#include "base/thread.h"
 #include "device/futex.h"
 
 namespace millrace {
 namespace {
-
-void spin_pause() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 /// For the whole process, since tickets may outlive an engine; never destroyed, since leases may be
 /// dropped at exit.

@@ -21,6 +21,9 @@ using digits::must;
 constexpr DeviceId kFirst = DeviceId::cuda(0);
 constexpr DeviceId kSecond = DeviceId::cuda(1);
 
+/// A child that takes longer hangs.
+constexpr int kMostSeconds = 150;
+
 /// How a test of this program ended in a process of its own, and what it printed.
 struct Child {
   int status = -1;
@@ -30,13 +33,18 @@ struct Child {
 Child run_child(const std::string& test) {
   std::array<char, 4096> path{};
   if (readlink("/proc/self/exe", path.data(), path.size() - 1) < 0) return {};
-  const std::string command = "'" + std::string(path.data()) + "' --gtest_filter=GpuFaultChild." +
+  const std::string command = "timeout " + std::to_string(kMostSeconds) + " '" +
+                              std::string(path.data()) + "' --gtest_filter=GpuFaultChild." +
                               "DISABLED_" + test + " --gtest_also_run_disabled_tests 2>&1";
   Child child;
   std::FILE* const pipe = popen(command.c_str(), "r");
   if (!pipe) return child;
   std::array<char, 4096> piece{};
-  while (std::fgets(piece.data(), piece.size(), pipe)) child.output += piece.data();
+  while (std::fgets(piece.data(), piece.size(), pipe)) {
+    child.output += piece.data();
+    std::fputs(piece.data(), stdout);  // at once: if it hangs, this says where
+    std::fflush(stdout);
+  }
   const int status = pclose(pipe);
   child.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return child;
@@ -45,7 +53,6 @@ Child run_child(const std::string& test) {
 /// The child's test must have run and passed.
 void expect_passes(const std::string& test) {
   const Child child = run_child(test);
-  std::fputs(child.output.c_str(), stdout);
   EXPECT_EQ(child.status, 0) << "the child process ended with " << child.status;
   EXPECT_NE(child.output.find("[       OK ]"), std::string::npos) << "the child ran no test";
 }
