@@ -60,7 +60,11 @@ function(millrace_sanitizer_options target)
   if(MILLRACE_SANITIZE)
     target_sources(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests/support/sanitizer_options.cpp")
     if("VENDOR" IN_LIST ARGN)
-      target_compile_definitions(${target} PRIVATE MILLRACE_SUPPRESSIONS="${PROJECT_SOURCE_DIR}/tests/suppressions")
+      target_compile_definitions(${target} PRIVATE
+        MILLRACE_SUPPRESSIONS="${PROJECT_SOURCE_DIR}/tests/suppressions" MILLRACE_VENDOR="onnxruntime")
+    elseif("GRPC" IN_LIST ARGN)
+      target_compile_definitions(${target} PRIVATE
+        MILLRACE_SUPPRESSIONS="${PROJECT_SOURCE_DIR}/tests/suppressions" MILLRACE_VENDOR="grpc")
     endif()
   endif()
 endfunction()

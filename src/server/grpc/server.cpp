@@ -11,11 +11,9 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/thread.h"
@@ -25,6 +23,7 @@
 #include "server/grpc/infer_call.h"
 #include "server/grpc/methods.h"
 #include "server/grpc/other_call.h"
+#include "server/grpc/tls_files.h"
 
 namespace millrace::server {
 namespace {
@@ -63,21 +62,6 @@ int queue_count(int asked) noexcept {
 
 int as_int(std::size_t value) noexcept {
   return static_cast<int>(std::min<std::size_t>(value, INT_MAX));
-}
-
-Result<std::shared_ptr<grpc::ServerCredentials>> credentials(const GrpcTlsFiles& files) {
-  if (files.certificate.empty()) return grpc::InsecureServerCredentials();
-  const bool mutual = !files.client_authorities.empty();
-  grpc::SslServerCredentialsOptions options(
-      mutual ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
-             : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
-  MILLRACE_ASSIGN(std::string certificate, read_file(files.certificate));
-  MILLRACE_ASSIGN(std::string key, read_file(files.key));
-  options.pem_key_cert_pairs.push_back({std::move(key), std::move(certificate)});
-  if (mutual) {
-    MILLRACE_ASSIGN(options.pem_root_certs, read_file(files.client_authorities));
-  }
-  return grpc::SslServerCredentials(options);
 }
 
 /// Whether that may be listened on with what protects it.
@@ -193,7 +177,7 @@ class GrpcServer::State {
   Result<void> start() {
     gpr_set_log_function(log_from_grpc);
     MILLRACE_TRY(check_open(context.options));
-    MILLRACE_ASSIGN(const auto secured, credentials(context.options.tls));
+    MILLRACE_ASSIGN(const auto secured, open_credentials(context.options.tls));
     grpc::ServerBuilder builder;
     configure(context.options, builder);
     MILLRACE_ASSIGN(Descriptor socket, context.options.socket >= 0
@@ -208,12 +192,7 @@ class GrpcServer::State {
       completion.push_back(builder.AddCompletionQueue());
     }
     server = builder.BuildAndStart();
-    if (!server) {
-      return Error{ErrorCode::invalid_argument,
-                   concat("gRPC does not start with the certificate ",
-                          quote(context.options.tls.certificate), " and the key ",
-                          quote(context.options.tls.key), ": expected a pair, in PEM")};
-    }
+    if (!server) return Error{ErrorCode::internal, "gRPC does not start; see the log"};
     for (const auto& one : completion) {
       queues.push_back(std::make_unique<Queue>(context, server->c_server(), infer.handle(), *one));
     }
