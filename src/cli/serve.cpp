@@ -2,8 +2,8 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <limits>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -18,8 +18,12 @@
 #include "base/thread.h"
 #include "base/try.h"
 #include "cli/print.h"
+#include "cli/serve_options.h"
 #include "cli/verbs.h"
+#include "server/notify.h"
 #include "server/server.h"
+#include "server/supervisor.h"
+#include "server/worker_link.h"
 
 namespace millrace::cli {
 namespace {
@@ -30,38 +34,14 @@ using server::HttpOptions;
 using server::Server;
 using server::ServerOptions;
 
-struct Options {
-  std::vector<std::string> repositories;
-  std::vector<std::string> devices;
-  std::string host = "127.0.0.1";
-  int http_port = 8000;
-  int grpc_port = 8001;
-  int metrics_port = 8002;
-  int http_threads = 0;
-  int grpc_queues = 0;
-  std::string mode = "none";
-  std::string poll_interval = "15s";
-  std::vector<std::string> load;
-  bool strict = false;
-  std::string evict_idle;
-  bool allow_control = false;
-  bool allow_shm = false;
-  bool allow_settings = false;
-  std::string certificate;
-  std::string key;
-  std::string client_authorities;
-  std::string token_file;
-  std::string control_token_file;
-  bool allow_open = false;
-  std::size_t max_connections = 0;
-  std::string max_request;
-  std::string max_in_flight;
-  std::string drain_limit = "30s";
-  std::string access_log;
-  std::string otlp_url;
-  std::string trace_level = "TIMESTAMPS";
-  std::int64_t trace_rate = 1000;
-};
+using server::Notifier;
+using server::SupervisorOptions;
+using server::WorkerLink;
+using server::WorkerStart;
+using Options = ServeOptions;
+
+constexpr std::chrono::milliseconds kLook(200);
+constexpr std::chrono::seconds kBeat(1);
 
 /// Waits for signals in an orderly way: they are blocked in all threads, and read here.
 class Signals {
@@ -129,21 +109,18 @@ Result<RepositoryOptions> repository_options(const Options& options) {
   return out;
 }
 
-Result<std::optional<HttpOptions>> http_options(const Options& options) {
+Result<std::optional<HttpOptions>> http_options(const Options& options, const WorkerStart& start) {
   if (options.http_port < 0) return std::optional<HttpOptions>();
   HttpOptions out;
   out.listener.host = options.host;
   out.listener.port = static_cast<std::uint16_t>(options.http_port);
+  out.listener.socket = start.http;
   out.threads = options.http_threads;
   out.tls = {options.certificate, options.key, options.client_authorities};
   out.allow_open = options.allow_open;
-  if (options.max_connections > 0) out.max_connections = options.max_connections;
-  if (!options.max_request.empty()) {
-    MILLRACE_ASSIGN(out.max_body_bytes, parse_bytes(options.max_request, "--max-request"));
-  }
-  if (!options.max_in_flight.empty()) {
-    MILLRACE_ASSIGN(out.max_bytes_in_flight, parse_bytes(options.max_in_flight, "--max-in-flight"));
-  }
+  out.max_connections = static_cast<std::size_t>(options.max_connections);
+  MILLRACE_ASSIGN(out.max_body_bytes, parse_bytes(options.max_request, "--max-request"));
+  MILLRACE_ASSIGN(out.max_bytes_in_flight, parse_bytes(options.max_in_flight, "--max-in-flight"));
   if (!options.token_file.empty()) {
     MILLRACE_ASSIGN(out.tokens, read_tokens(options.token_file));
   }
@@ -152,16 +129,17 @@ Result<std::optional<HttpOptions>> http_options(const Options& options) {
   }
   if (options.metrics_port >= 0) {
     out.metrics_listener =
-        HttpListener{options.host, static_cast<std::uint16_t>(options.metrics_port), -1};
+        HttpListener{options.host, static_cast<std::uint16_t>(options.metrics_port), start.metrics};
   }
   return std::optional(std::move(out));
 }
 
-Result<std::optional<GrpcOptions>> grpc_options(const Options& options) {
+Result<std::optional<GrpcOptions>> grpc_options(const Options& options, const WorkerStart& start) {
   if (options.grpc_port < 0) return std::optional<GrpcOptions>();
   GrpcOptions out;
   out.host = options.host;
   out.port = options.grpc_port;
+  out.socket = start.grpc;
   out.queues = options.grpc_queues;
   out.tls = {options.certificate, options.key, options.client_authorities};
   out.allow_open = options.allow_open;
@@ -171,26 +149,22 @@ Result<std::optional<GrpcOptions>> grpc_options(const Options& options) {
   if (!options.control_token_file.empty()) {
     MILLRACE_ASSIGN(out.control_tokens, read_tokens(options.control_token_file));
   }
-  if (!options.max_request.empty()) {
-    MILLRACE_ASSIGN(out.max_request_bytes, parse_bytes(options.max_request, "--max-request"));
-  }
-  if (!options.max_in_flight.empty()) {
-    MILLRACE_ASSIGN(out.max_bytes, parse_bytes(options.max_in_flight, "--max-in-flight"));
-  }
+  MILLRACE_ASSIGN(out.max_request_bytes, parse_bytes(options.max_request, "--max-request"));
+  MILLRACE_ASSIGN(out.max_bytes, parse_bytes(options.max_in_flight, "--max-in-flight"));
   return std::optional(std::move(out));
 }
 
-Result<ServerOptions> server_options(const Options& options) {
+Result<ServerOptions> server_options(const Options& options, const WorkerStart& start) {
   ServerOptions out;
   out.engine.devices.devices = options.devices;
   MILLRACE_ASSIGN(out.repository, repository_options(options));
   out.service = {options.allow_control, options.allow_shm, options.allow_settings};
-  MILLRACE_ASSIGN(out.http, http_options(options));
-  MILLRACE_ASSIGN(out.grpc, grpc_options(options));
+  MILLRACE_ASSIGN(out.http, http_options(options, start));
+  MILLRACE_ASSIGN(out.grpc, grpc_options(options, start));
   out.access_log = options.access_log;
   out.otlp_url = options.otlp_url;
-  out.trace_settings = {{"trace_level", options.trace_level}, {"trace_rate", options.trace_rate}};
-  if (!out.http && !out.grpc) throw UsageError("expected a port for HTTP or for gRPC, got neither");
+  out.trace_settings = {{"trace_level", options.trace_level},
+                        {"trace_rate", std::int64_t{options.trace_rate}}};
   return out;
 }
 
@@ -222,109 +196,152 @@ void say_models(Server& running) {
   (void)flush_printed();
 }
 
-Result<int> serve(const Options& options) {
+/// Whoever started this process and wants to hear of it: a supervisor, or a service manager.
+class Overseer {
+ public:
+  explicit Overseer(const std::optional<WorkerStart>& start) {
+    if (start) link_.emplace(*start);
+  }
+  [[nodiscard]] bool is_supervisor() const noexcept { return link_.has_value(); }
+  [[nodiscard]] server::WorkerHistory take_over() noexcept { return link_->take_over(); }
+  void say(std::string_view state) const noexcept { notifier_.send(state); }
+  /// The server's threads go round.
+  void beat() noexcept {
+    if (link_) link_->beat();
+    notifier_.beat(Clock::now());
+  }
+  [[nodiscard]] std::chrono::nanoseconds interval() const noexcept {
+    std::chrono::nanoseconds out = kBeat;
+    if (const auto watched = notifier_.watchdog_interval()) out = std::min(out, *watched / 2);
+    return out;
+  }
+  [[nodiscard]] bool gone() noexcept { return link_ && link_->supervisor_gone(); }
+
+ private:
+  std::optional<WorkerLink> link_;
+  Notifier notifier_;
+};
+
+/// Until a signal comes. Errors: a device failed for good.
+Result<void> watch(Server& running, const Signals& signals, Overseer& overseer) {
+  TimePoint next_beat{};
+  for (int signal = 0; signal == 0 || signal == SIGHUP; signal = signals.wait(kLook)) {
+    if (signal == SIGHUP) running.reopen_logs();
+    if (overseer.gone()) _exit(kFailed);
+    if (auto faults = running.service().engine().faults(); !faults.empty()) {
+      (void)running.drain(std::chrono::seconds(1));
+      return faults.front().error;
+    }
+    if (Clock::now() < next_beat || !running.responds()) continue;
+    overseer.beat();
+    next_beat = Clock::now() + overseer.interval();
+  }
+  return {};
+}
+
+/// Whether all that was begun was answered within the limit. A second signal ends the process; one
+/// that has a supervisor leaves that to it.
+bool drain(Server& running, Duration limit, const Signals& signals, Overseer& overseer) {
+  log_info("draining");
+  std::atomic<bool> over{false};
+  const Thread watching("mr-signals", [&] {
+    while (!over.load(std::memory_order_acquire)) {
+      const int signal = signals.wait(kLook);
+      const bool again = signal != 0 && signal != SIGHUP;
+      if ((again && !overseer.is_supervisor()) || overseer.gone()) _exit(kFailed);
+      overseer.beat();  // the limit is watch enough
+    }
+  });
+  const bool all = running.drain(limit);
+  over.store(true, std::memory_order_release);
+  if (!all) log_warning("requests were left when the limit for draining was reached");
+  return all;
+}
+
+/// In this process. `start`: as the worker of a supervisor.
+Result<int> serve_here(const Options& options, const std::optional<WorkerStart>& start) {
   const Signals signals(!options.access_log.empty());
+  Overseer overseer(start);
   MILLRACE_ASSIGN(const Duration drain_limit, parse_duration(options.drain_limit, "--drain-limit"));
-  MILLRACE_ASSIGN(ServerOptions chosen, server_options(options));
+  MILLRACE_ASSIGN(ServerOptions chosen, server_options(options, start.value_or(WorkerStart())));
+  if (start) chosen.take_over = [&overseer] { return overseer.take_over(); };
   MILLRACE_ASSIGN(const std::unique_ptr<Server> running, Server::start(std::move(chosen)));
   say_models(*running);
   say_where(options, *running);
-  constexpr std::chrono::milliseconds kLook(200);
-  for (int signal = 0; signal == 0 || signal == SIGHUP; signal = signals.wait(kLook)) {
-    if (signal == SIGHUP) running->reopen_logs();
-    if (const auto faults = running->service().engine().faults(); !faults.empty()) {
-      (void)running->drain(std::chrono::seconds(1));
-      return faults.front().error;
-    }
-  }
-  log_info("draining");
-  std::atomic<bool> over{false};
-  const Thread watch("mr-signals", [&] {
-    while (!over.load(std::memory_order_acquire)) {
-      const int signal = signals.wait(kLook);
-      if (signal != 0 && signal != SIGHUP)
-        _exit(kFailed);  // the second one: what is left is dropped
-    }
-  });
-  const bool all = running->drain(drain_limit);
-  over.store(true, std::memory_order_release);
-  if (!all) log_warning("requests were left when the limit for draining was reached");
-  return all ? kFine : kFailed;
+  overseer.say("READY=1\nSTATUS=serving");
+  MILLRACE_TRY(watch(*running, signals, overseer));
+  overseer.say("STOPPING=1\nSTATUS=draining");
+  return drain(*running, drain_limit, signals, overseer) ? kFine : kFailed;
 }
 
-void add_options(CLI::App& verb, Options& options) {
-  verb.add_option("REPOSITORY", options.repositories,
-                  "Folders of models, NAME/VERSION/model.onnx or model.plan, or single models")
-      ->required();
-  verb.add_option("--devices", options.devices, "Devices to use; default: all GPUs, else the host")
-      ->delimiter(',');
-  verb.add_option("--host", options.host, "Address to listen on (default: 127.0.0.1)");
-  verb.add_option("--http-port", options.http_port, "0: any free one, -1: none (default: 8000)")
-      ->check(CLI::Range(-1, 65535));
-  verb.add_option("--grpc-port", options.grpc_port, "Likewise (default: 8001)")
-      ->check(CLI::Range(-1, 65535));
-  verb.add_option("--metrics-port", options.metrics_port,
-                  "Likewise (default: 8002); /metrics is on the HTTP port too")
-      ->check(CLI::Range(-1, 65535));
-  verb.add_option("--http-threads", options.http_threads, "0: by the number of processors")
-      ->check(CLI::Range(0, 256));
-  verb.add_option("--grpc-queues", options.grpc_queues, "0: by the number of processors")
-      ->check(CLI::Range(0, 256));
-  verb.add_option("--mode", options.mode,
-                  "none: all models, once; explicit: those of --load and those that clients load; "
-                  "poll: as the folders say")
-      ->check(CLI::IsMember({"none", "explicit", "poll"}));
-  verb.add_option("--poll-interval", options.poll_interval, "For --mode poll (default: 15s)");
-  verb.add_option("--load", options.load, "Models to load with --mode explicit; *: all");
-  verb.add_flag("--strict", options.strict, "End when a model cannot be loaded");
-  verb.add_option("--evict-idle", options.evict_idle,
-                  "Unload models idle for so long when memory is short; they come back on demand");
-  verb.add_flag("--allow-repository-control", options.allow_control,
-                "Clients may load and unload models");
-  verb.add_flag("--allow-client-shm", options.allow_shm,
-                "Clients may register system and CUDA shared memory");
-  verb.add_flag("--allow-settings", options.allow_settings,
-                "Clients may change trace and log settings");
-  verb.add_option("--tls-cert", options.certificate, "PEM file: certificate, with its chain");
-  verb.add_option("--tls-key", options.key, "PEM file: its key");
-  verb.add_option("--tls-client-ca", options.client_authorities,
-                  "PEM file: clients must show a certificate signed by one of these");
-  verb.add_option("--token-file", options.token_file,
-                  "Every request but health needs a bearer token of this file, one a line");
-  verb.add_option("--control-token-file", options.control_token_file,
-                  "Repository control, shared memory and settings need one of this file instead");
-  verb.add_flag("--allow-open", options.allow_open,
-                "Listen beyond loopback with neither TLS nor a token");
-  verb.add_option("--max-connections", options.max_connections, "Of HTTP (default: 16384)");
-  verb.add_option("--max-request", options.max_request, "Bytes of a request (default: 1GiB)");
-  verb.add_option("--max-in-flight", options.max_in_flight,
-                  "Bytes of requests under way, each protocol (default: 4GiB)");
-  verb.add_option("--drain-limit", options.drain_limit,
-                  "How long what was begun may take after SIGTERM (default: 30s)");
-  verb.add_option("--otlp-url", options.otlp_url,
-                  "Export traces to this collector, http://HOST:PORT/v1/traces");
-  verb.add_option("--trace-rate", options.trace_rate,
-                  "Trace one request of so many that bring no trace of their own (default: 1000)")
-      ->check(CLI::Range(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()));
-  verb.add_option("--trace-level", options.trace_level,
-                  "OFF: nothing is traced until a client with --allow-settings changes that "
-                  "(default: TIMESTAMPS)")
-      ->check(CLI::IsMember({"OFF", "TIMESTAMPS"}));
-  verb.add_option("--access-log", options.access_log,
-                  "File for a line of JSON a request; -: here. SIGHUP opens it anew");
+Result<SupervisorOptions> supervisor_options(const Options& options,
+                                             std::vector<std::string> arguments) {
+  SupervisorOptions out;
+  out.host = options.host;
+  out.http_port = options.http_port;
+  out.grpc_port = options.grpc_port;
+  out.metrics_port = options.metrics_port;
+  out.tls = !options.certificate.empty();
+  out.arguments = std::move(arguments);
+  out.passes_hangup_on = !options.access_log.empty();
+  out.restart_code = kRestart;
+  MILLRACE_ASSIGN(out.restarts.first_delay,
+                  parse_duration(options.restart_delay, "--restart-delay"));
+  MILLRACE_ASSIGN(out.restarts.longest_delay,
+                  parse_duration(options.longest_restart_delay, "--longest-restart-delay"));
+  MILLRACE_ASSIGN(out.restarts.healthy_after,
+                  parse_duration(options.healthy_after, "--healthy-after"));
+  MILLRACE_ASSIGN(out.hang_limit, parse_duration(options.hang_limit, "--hang-limit"));
+  MILLRACE_ASSIGN(out.start_limit, parse_duration(options.start_limit, "--start-limit"));
+  MILLRACE_ASSIGN(out.drain_limit, parse_duration(options.drain_limit, "--drain-limit"));
+  return out;
+}
+
+/// What the command line says besides the settings.
+struct Invocation {
+  ServeOptions options;
+  std::string config;
+  bool print_config = false;
+  std::string worker;
+  std::function<bool(std::string_view)> gave;
+  std::vector<std::string> arguments;
+};
+
+Result<int> serve(const Invocation& invocation) {
+  Options options = invocation.options;
+  if (!invocation.config.empty()) {
+    MILLRACE_TRY(read_serve_config(invocation.config, invocation.gave, options));
+  }
+  if (const Result<void> good = check_serve_options(options); !good.ok()) {
+    throw UsageError(good.error().message);
+  }
+  if (invocation.print_config) {
+    print_json(to_json(options));
+    return kFine;
+  }
+  std::optional<WorkerStart> start;
+  if (!invocation.worker.empty()) {
+    MILLRACE_ASSIGN(start, server::parse_worker_start(invocation.worker));
+  }
+  if (start || !options.supervise) return serve_here(options, start);
+  MILLRACE_ASSIGN(SupervisorOptions chosen, supervisor_options(options, invocation.arguments));
+  return server::supervise(std::move(chosen));
 }
 
 }  // namespace
 
 void add_serve(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto invocation = std::make_shared<Invocation>();
   CLI::App* verb = app.add_subcommand("serve", "Serves models over HTTP and gRPC");
-  add_options(*verb, *options);
-  verb->callback([options, &context] {
-    if (options->certificate.empty() != options->key.empty()) {
-      throw CLI::ValidationError("--tls-cert", "expected --tls-cert and --tls-key, or neither");
-    }
-    context.action = [options] { return serve(*options); };
+  invocation->gave = add_serve_settings(*verb, invocation->options);
+  verb->add_option("--config", invocation->config,
+                   "JSON file with any of these settings; the command line counts more");
+  verb->add_flag("--print-config", invocation->print_config,
+                 "Print the settings in force as such a file, and end");
+  verb->add_option("--worker", invocation->worker)->group("");  // the supervisor's
+  verb->callback([invocation, &context] {
+    invocation->arguments = context.arguments;
+    context.action = [invocation] { return serve(*invocation); };
   });
 }
 

@@ -314,6 +314,16 @@ void write_traces(MetricsPage& page, const OtlpExporter* exporter) {
   page.sample({{"outcome", "dropped"}}, exporter->queue()->counters().dropped);
 }
 
+void write_history(MetricsPage& page, const std::optional<WorkerHistory>& history) {
+  if (!history) return;
+  page.family("millrace_worker_restarts_total", "counter",
+              "Times that the worker was started again");
+  page.sample({}, history->restarts);
+  page.family("millrace_worker_down_seconds_total", "counter",
+              "Time without a worker that took requests, since the first one did");
+  page.sample({}, std::chrono::duration<double>(history->down).count());
+}
+
 std::size_t open_files() {
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir("/proc/self/fd"), closedir);
   std::size_t files = 0;
@@ -353,6 +363,11 @@ void Metrics::count(const OtlpExporter* exporter) {
   traces_ = exporter;
 }
 
+void Metrics::count(const WorkerHistory& history) {
+  const std::lock_guard lock(mutex_);
+  history_ = history;
+}
+
 std::string Metrics::text() {
   std::vector<Version> versions;
   for (auto& served : service_.repository().served({})) {
@@ -371,6 +386,7 @@ std::string Metrics::text() {
     const std::lock_guard lock(mutex_);
     write_protocols(page, http_, grpc_);
     write_traces(page, traces_);
+    write_history(page, history_);
   }
   page.family("millrace_ready", "gauge", "1: the server takes requests");
   page.sample({}, service_.ready() ? 1 : 0);

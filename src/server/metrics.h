@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "device/nvml/gpu_usage.h"
@@ -12,6 +13,13 @@
 
 namespace millrace::server {
 
+/// What a process that starts servers again knows of those before this one.
+struct WorkerHistory {
+  std::uint64_t restarts = 0;
+  /// How long nobody took requests, since the first of them did.
+  Duration down{};
+};
+
 /// Thread-safe. Building the text looks at every model's statistics; it stops none of the work.
 class Metrics {
  public:
@@ -21,6 +29,7 @@ class Metrics {
   void count(const HttpServer* server);
   void count(const GrpcServer* server);
   void count(const OtlpExporter* exporter);
+  void count(const WorkerHistory& history);
 
   [[nodiscard]] std::string text();
 
@@ -32,6 +41,7 @@ class Metrics {
   const HttpServer* http_ = nullptr;
   const GrpcServer* grpc_ = nullptr;
   const OtlpExporter* traces_ = nullptr;
+  std::optional<WorkerHistory> history_;
 };
 
 }  // namespace millrace::server

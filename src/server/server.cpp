@@ -65,6 +65,7 @@ Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
   if (!options.access_log.empty()) {
     MILLRACE_ASSIGN(state->access_log, AccessLog::open(options.access_log));
   }
+  if (options.take_over) state->metrics->count(options.take_over());
   State* const self = state.get();
   if (options.http) {
     options.http->on_request = [self](const HttpAccess& access) {
@@ -95,6 +96,15 @@ int Server::metrics_port() const noexcept {
 
 void Server::reopen_logs() noexcept {
   if (state_->access_log) state_->access_log->reopen();
+}
+
+bool Server::responds() {
+  for (const auto& served : state_->repository->served({})) {
+    (void)served->model.statistics();
+  }
+  const bool http = !state_->http || state_->http->responds();
+  const bool grpc = !state_->grpc || state_->grpc->responds();
+  return http && grpc;
 }
 
 bool Server::drain(Duration limit) {

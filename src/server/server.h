@@ -12,6 +12,7 @@
 #include "repository/model_repository.h"
 #include "server/grpc/server.h"
 #include "server/http/server.h"
+#include "server/metrics.h"
 #include "server/service.h"
 
 namespace millrace::server {
@@ -29,6 +30,9 @@ struct ServerOptions {
   /// A file that every request is written to, one JSON object a line; "-": standard output; empty:
   /// none.
   std::string access_log;
+  /// Called when the models are loaded, before anything listens: whoever accepted connections on
+  /// these sockets until then stops. The result is for the metrics.
+  std::function<WorkerHistory()> take_over;
 };
 
 /// Runs from `start` until it is destroyed. Every function may be called from any thread.
@@ -49,6 +53,10 @@ class Server {
 
   /// Opens the access log anew, after it was moved.
   void reopen_logs() noexcept;
+
+  /// Whether the threads of both protocols have gone round since this was last true, and the engine
+  /// and its models answer questions. It waits for their locks; one caller at a time.
+  [[nodiscard]] bool responds();
 
   /// Readiness goes false, no new connections are taken; returns when what was begun is answered,
   /// or `limit` has passed. Whether all was answered.

@@ -1,6 +1,7 @@
 #include "server/grpc/server.h"
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <mutex>
 #include <thread>
@@ -100,6 +101,12 @@ void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
 
 /// How often the health that is watched is looked at.
 constexpr std::int64_t kLookMilliseconds = 100;
+/// How long a thread may wait before it goes round and shows that it is alive.
+constexpr std::int64_t kRoundMilliseconds = 500;
+
+gpr_timespec in_milliseconds(std::int64_t count) noexcept {
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(count, GPR_TIMESPAN));
+}
 
 /// A completion queue, its thread, and the calls on it.
 class Queue {
@@ -128,6 +135,9 @@ class Queue {
     thread_ = *std::move(thread);
     return {};
   }
+  [[nodiscard]] std::uint64_t rounds() const noexcept {
+    return rounds_.load(std::memory_order_relaxed);
+  }
   /// When nothing waits for an event any more.
   void end() {
     queue_.Shutdown();
@@ -139,9 +149,11 @@ class Queue {
   void run() {
     for (;;) {
       const bool watched = !watchers_.empty();
-      const grpc_event event = grpc_completion_queue_next(
-          queue_.cq(), watched ? next_look_ : gpr_inf_future(GPR_CLOCK_MONOTONIC), nullptr);
+      const grpc_event event =
+          grpc_completion_queue_next(queue_.cq(), watched ? next_look_ : next_round_, nullptr);
+      rounds_.fetch_add(1, std::memory_order_relaxed);
       if (event.type == GRPC_QUEUE_SHUTDOWN) return;
+      if (event.type == GRPC_QUEUE_TIMEOUT) next_round_ = in_milliseconds(kRoundMilliseconds);
       if (event.type == GRPC_OP_COMPLETE) {
         Event::happen(event.tag, event.success != 0);
       }
@@ -162,6 +174,8 @@ class Queue {
   InferQueue infer_;
   std::vector<std::unique_ptr<OtherCalls>> others_;
   gpr_timespec next_look_ = gpr_inf_past(GPR_CLOCK_MONOTONIC);
+  gpr_timespec next_round_ = gpr_inf_past(GPR_CLOCK_MONOTONIC);
+  std::atomic<std::uint64_t> rounds_{0};
   Thread thread_;
 };
 
@@ -229,6 +243,7 @@ class GrpcServer::State {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<Acceptor> acceptor;
+  std::vector<std::uint64_t> rounds;  // of each queue, when all had last gone round
   std::mutex stopping;
   int port = 0;
 };
@@ -243,6 +258,16 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::start(Service& service, GrpcOpti
 }
 
 int GrpcServer::port() const noexcept { return state_->port; }
+
+bool GrpcServer::responds() {
+  std::vector<std::uint64_t>& before = state_->rounds;
+  before.resize(state_->queues.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (state_->queues[i]->rounds() == before[i]) return false;
+  }
+  for (std::size_t i = 0; i < before.size(); ++i) before[i] = state_->queues[i]->rounds();
+  return true;
+}
 
 GrpcCounters GrpcServer::counters() const noexcept {
   const GrpcContext& context = state_->context;

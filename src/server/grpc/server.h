@@ -115,6 +115,9 @@ class GrpcServer {
 
   [[nodiscard]] int port() const noexcept;
   [[nodiscard]] GrpcCounters counters() const noexcept;
+  /// Whether each of its threads has gone round since this was last true, as each does at least
+  /// twice a second. One caller at a time.
+  [[nodiscard]] bool responds();
   /// Takes no more connections and calls, answers those that are there until `until`, and cancels
   /// what is left then. Returns when nothing is left; what a device runs is waited for.
   void stop(TimePoint until) noexcept;

@@ -24,7 +24,7 @@ namespace millrace::server {
 
 class Connection;
 
-/// A thread that serves connections. All but `context` is that thread's alone.
+/// A thread that serves connections. All but `context` and `ticks` is that thread's alone.
 struct IoThread {
   /// The size of a read buffer: what a small request fits in.
   std::size_t buffer_bytes = 0;
@@ -34,6 +34,7 @@ struct IoThread {
   std::vector<std::shared_ptr<Connection>> connections;
   std::vector<std::unique_ptr<char[]>> idle_buffers;
   bool stopping = false;
+  std::atomic<std::uint64_t> ticks{0};  // read by others
   Thread thread;
 
   [[nodiscard]] std::unique_ptr<char[]> take_buffer() {

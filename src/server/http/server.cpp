@@ -121,6 +121,8 @@ Result<void> Acceptor::open(const HttpListener& listener, const HttpOptions& opt
     }
     acceptor_.assign(storage.ss_family == AF_INET6 ? Tcp::v6() : Tcp::v4(), listener.socket, error);
     if (error) return invalid(concat("socket ", listener.socket, ": ", error.message()));
+    const Tcp::endpoint local = acceptor_.local_endpoint(error);
+    if (!exposed) MILLRACE_TRY(check_exposure(local.address(), options));
   } else {
     MILLRACE_ASSIGN(const asio::ip::address address, resolve(listener.host));
     if (!exposed) MILLRACE_TRY(check_exposure(address, options));
@@ -193,6 +195,7 @@ struct HttpServer::State {
   std::vector<std::shared_ptr<Acceptor>> acceptors;
   std::uint16_t port = 0;
   std::uint16_t metrics_port = 0;
+  std::vector<std::uint64_t> ticks;  // of each thread, when all had last ticked
 
   void stop_accepting() {
     asio::post(core->threads[0]->context, [mine = acceptors] {
@@ -223,6 +226,7 @@ void tick(IoThread& thread, Duration interval) {
   thread.tick.expires_after(interval);
   thread.tick.async_wait([&thread, interval](error_code error) {
     if (error || thread.stopping) return;
+    thread.ticks.fetch_add(1, std::memory_order_relaxed);
     look_at_all(thread);
     tick(thread, interval);
   });
@@ -329,6 +333,20 @@ std::size_t HttpServer::connections() const {
 }
 std::size_t HttpServer::bytes_in_flight() const noexcept {
   return state_->core->bytes_in_flight.load(std::memory_order_relaxed);
+}
+
+bool HttpServer::responds() {
+  const auto& threads = state_->core->threads;
+  const auto ticks = [&](std::size_t i) {
+    return threads[i]->ticks.load(std::memory_order_relaxed);
+  };
+  std::vector<std::uint64_t>& before = state_->ticks;
+  before.resize(threads.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (ticks(i) == before[i]) return false;
+  }
+  for (std::size_t i = 0; i < before.size(); ++i) before[i] = ticks(i);
+  return true;
 }
 
 bool HttpServer::drain(Duration limit) {

@@ -53,6 +53,9 @@ class HttpServer {
   [[nodiscard]] std::size_t connections() const;
   /// Bytes of bodies that are held.
   [[nodiscard]] std::size_t bytes_in_flight() const noexcept;
+  /// Whether each of its threads has gone round since this was last true, as each does at least
+  /// twice a second. One caller at a time.
+  [[nodiscard]] bool responds();
 
   /// No new connections; idle ones are closed, the others after the request that they are at.
   /// Whether all were gone in time.

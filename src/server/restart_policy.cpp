@@ -1,0 +1,14 @@
+#include "server/restart_policy.h"
+
+#include <algorithm>
+
+namespace millrace::server {
+
+Duration Backoff::next(Duration served) noexcept {
+  if (served >= policy_.healthy_after) delay_ = Duration::zero();
+  delay_ = delay_ == Duration::zero() ? policy_.first_delay : 2 * delay_;
+  delay_ = std::min(delay_, policy_.longest_delay);
+  return delay_;
+}
+
+}  // namespace millrace::server
