@@ -140,6 +140,14 @@ if(TARGET gpu_suite)
     MILLRACE_MISBEHAVING_LIBRARY="$<TARGET_FILE:misbehaving_plugins>")
 endif()
 
+if(TARGET server_suite AND TARGET millrace)
+  add_library(crashing_library MODULE tests/server/crashing/crash.cpp)
+  target_link_libraries(crashing_library PRIVATE millrace_flags)
+  add_dependencies(server_suite millrace crashing_library)
+  target_compile_definitions(server_suite PRIVATE
+    MILLRACE_CRASHING_LIBRARY="$<TARGET_FILE:crashing_library>")
+endif()
+
 # Minutes of load: a program, run by "make gpu-soak", on host devices too.
 add_executable(gpu_soak tests/gpu/soak/main.cpp tests/soak/soak.cpp)
 target_link_libraries(gpu_soak PRIVATE millrace_core millrace_private millrace_cli millrace_flags)
