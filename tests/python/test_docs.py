@@ -139,7 +139,9 @@ def help_of(verb=None):
 
 @functools.cache
 def options_of(verb=None):
-    return set(re.findall(r"^ +(?:-\w,)?(--[\w-]+)", help_of(verb), re.MULTILINE)) | {"--help"}
+    """Those with a second name, as in `--this,--no-this`, by both."""
+    pairs = re.findall(r"^ +(?:-\w,)?(--[\w-]+)(?:,(--[\w-]+))?", help_of(verb), re.MULTILINE)
+    return {option for pair in pairs for option in pair if option} | {"--help"}
 
 
 def all_options():
