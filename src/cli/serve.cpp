@@ -323,6 +323,7 @@ Result<int> serve(const Invocation& invocation) {
   if (!invocation.worker.empty()) {
     MILLRACE_ASSIGN(start, server::parse_worker_start(invocation.worker));
   }
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads what is printed may go away
   if (start || !options.supervise) return serve_here(options, start);
   MILLRACE_ASSIGN(SupervisorOptions chosen, supervisor_options(options, invocation.arguments));
   return server::supervise(std::move(chosen));

@@ -1,9 +1,11 @@
 #include "server/worker_link.h"
 
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <limits>
@@ -66,6 +68,9 @@ Result<WorkerStart> parse_worker_start(std::string_view text) {
 
 WorkerLink::WorkerLink(const WorkerStart& start) noexcept : start_(start), socket_(start.link) {
   (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (const int descriptor : {start.http, start.metrics, start.grpc, start.link}) {
+    if (descriptor >= 0) (void)fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+  }
 }
 WorkerLink::~WorkerLink() { close(socket_); }
 

@@ -33,8 +33,9 @@ inline constexpr char kBeat = 'B';       // its threads go round
 /// The worker's end. Functions may be called from any thread, one at a time.
 class WorkerLink {
  public:
-  /// Owns the link's socket. The worker is ended by the system when its supervisor is, which works unless
-  /// the program has privileges of its own; `supervisor_gone` says so too.
+  /// Owns the link's socket; programs that the worker starts inherit none. The worker is ended by
+  /// the system when its supervisor is, which works unless the program has privileges of its own;
+  /// `supervisor_gone` says so too.
   explicit WorkerLink(const WorkerStart& start) noexcept;
   ~WorkerLink();
   WorkerLink(const WorkerLink&) = delete;

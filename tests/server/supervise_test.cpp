@@ -14,6 +14,7 @@
 
 #include "server/grpc/acceptor.h"
 #include "server/grpc/inference_service.grpc.pb.h"
+#include "server/test_certificates.h"
 #include "tests/server/serve_process.h"
 
 namespace millrace::testing {
@@ -222,10 +223,7 @@ TEST_F(Supervise, ASecondSigtermEndsAtOnce) {
 
 TEST_F(Supervise, APortInUseIsSaid) {
   const server::Descriptor taken = *server::listen_on("127.0.0.1", 0);
-  sockaddr_in address{};
-  socklen_t bytes = sizeof address;
-  getsockname(taken.number(), reinterpret_cast<sockaddr*>(&address), &bytes);
-  const std::string port = std::to_string(ntohs(address.sin_port));
+  const std::string port = std::to_string(*server::port_of(taken));
   for (const std::string& option :
        {"--http-port=" + port, "--grpc-port=" + port, "--metrics-port=" + port}) {
     for (const char* const how : {"--supervise", "--no-supervise"}) {
@@ -236,6 +234,34 @@ TEST_F(Supervise, APortInUseIsSaid) {
       EXPECT_THAT(server.output(), HasSubstr("in use"));
     }
   }
+}
+
+TEST_F(Supervise, TlsIsSpokenOnSocketsThatWereHandedOver) {
+  const Authority authority("an authority");
+  const Certificate own = authority.sign("server");
+  const TestFolder files;
+  files.write("server.pem", own.certificate);
+  files.write("server.key", own.key);
+  ServeProcess server({models_.path(), "--tls-cert=" + files.path("server.pem"),
+                       "--tls-key=" + files.path("server.key")});
+  server.wait_until_it_serves();
+  grpc::SslCredentialsOptions trust;
+  trust.pem_root_certs = authority.certificate();
+  const auto stub = inference::GRPCInferenceService::NewStub(grpc::CreateChannel(
+      "127.0.0.1:" + std::to_string(server.grpcs_port()), grpc::SslCredentials(trust)));
+  const auto ready = [&] {
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    inference::ServerReadyResponse response;
+    return stub->ServerReady(&context, {}, &response).ok() && response.ready();
+  };
+  EXPECT_TRUE(ready());
+  EXPECT_EQ(get(server.https_port(), "/v2/health/ready").status, 0);  // without TLS
+  kill(server.worker(), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return server.metric("millrace_worker_restarts_total") == 1; }));
+  EXPECT_EQ(get(server.https_port(), "/v2/health/ready").status, 0);
+  EXPECT_TRUE(ready());
 }
 
 TEST_F(Supervise, AWorkerThatNeverCouldServeIsNotStartedAgain) {
