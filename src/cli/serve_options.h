@@ -71,7 +71,7 @@ struct ServeSetting {
   SettingForm form = SettingForm::plain;
   int low = 0;  // of numbers
   int high = 0;
-  std::string_view choices;  // separated by blanks
+  std::string_view choices{};  // separated by blanks
 };
 
 /// All of them, in the order of the help.
