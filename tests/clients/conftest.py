@@ -63,6 +63,16 @@ def millrace(folder, *options):
     return process, Server("millrace", found[1], found[2])
 
 
+@pytest.fixture
+def gpu():
+    """GPU 0; the small server has none of its own to use it with."""
+    from cuda.bindings import runtime
+    (error,) = runtime.cudaSetDevice(0)
+    if error != runtime.cudaError_t.cudaSuccess:
+        pytest.skip(f"NOT CHECKED: needs a GPU: {error.name}")
+    return 0
+
+
 @pytest.fixture(scope="session", params=["millrace", "small"])
 def server(request, tmp_path_factory):
     if request.param == "millrace" and not has_serve():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as client_of
 import tritonclient.grpc.aio as aio
+import tritonclient.utils.cuda_shared_memory as cuda_shm
 import tritonclient.utils.shared_memory as shm
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
@@ -208,6 +209,27 @@ def test_system_shared_memory(client):
             client.infer("add_sub", inputs)
     finally:
         shm.destroy_shared_memory_region(region)
+
+
+@pytest.mark.parametrize("server", ["millrace"], indirect=True, scope="session")
+def test_cuda_shared_memory(client, gpu):
+    given_, answer = (cuda_shm.create_shared_memory_region(name, 32, gpu) for name in ("given", "answer"))
+    try:
+        cuda_shm.set_shared_memory_region(given_, [A, B])
+        for name, region in (("given", given_), ("answer", answer)):
+            client.register_cuda_shared_memory(name, cuda_shm.get_raw_handle(region), gpu, 32)
+        inputs = [client_of.InferInput("INPUT0", [1, 4], "FP32"), client_of.InferInput("INPUT1", [1, 4], "FP32")]
+        inputs[0].set_shared_memory("given", 16)
+        inputs[1].set_shared_memory("given", 16, offset=16)
+        outputs = [client_of.InferRequestedOutput("SUM")]
+        outputs[0].set_shared_memory("answer", 16)
+        client.infer("add_sub", inputs, outputs=outputs)
+        assert np.array_equal(cuda_shm.get_contents_as_numpy(answer, np.float32, [1, 4]), A + B)
+        client.unregister_cuda_shared_memory()
+        assert not client.get_cuda_shared_memory_status().regions
+    finally:
+        for region in (given_, answer):
+            cuda_shm.destroy_shared_memory_region(region)
 
 
 def test_asyncio(server):

@@ -1,6 +1,8 @@
 """The suite passes a good server, and finds each fault by the checks meant for it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +107,15 @@ def test_without_a_server_nothing_is_checked(option):
 def test_wrong_usage_is_told():
     assert command().returncode == 2
     assert "known: all" in command("--http", "127.0.0.1:9", "--expect", "flying").stderr
+
+
+def test_the_package_installs_with_all_that_it_reads(server, tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__", "tests", "other_servers"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", tmp_path / "installed", tmp_path / "source"], check=True)
+    done = subprocess.run([tmp_path / "installed" / "bin" / "oip-conformance", "--grpc", f"127.0.0.1:{server.grpc}", "--check", "grpc.infer"],
+                          env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_expected_features_must_be_there(server):

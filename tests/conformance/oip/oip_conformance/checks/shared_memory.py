@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import ctypes
 import mmap
 import os
 import secrets
@@ -273,7 +274,8 @@ def device_memory(size):
             data = bytearray(length)
             call(runtime.cudaMemcpy, data, pointer + offset, length, kinds.cudaMemcpyDeviceToHost)
             return bytes(data)
-        yield write, read, bytes(call(runtime.cudaIpcGetMemHandle, pointer).reserved)
+        handle = call(runtime.cudaIpcGetMemHandle, pointer)
+        yield write, read, ctypes.string_at(handle.getPtr(), runtime.CUDA_IPC_HANDLE_SIZE)
     finally:
         runtime.cudaFree(pointer)
 
