@@ -633,6 +633,16 @@ class ProxyHandler(http.server.BaseHTTPRequestHandler):
 # --- gRPC ---
 
 
+def says_yes(exchange):
+    exchange.status, exchange.reply = 200, b"{}"
+    exchange.reply_headers = [("Content-Type", "application/json")]
+
+
+# No faults of a server but two that are none at all: every check has to fail before one of them.
+YES = Fault("answers_empty_to_all", [], request=says_yes)
+NO = Fault("refuses_all", [], request=lambda exchange: exchange.refuse(500))
+
+
 @dataclasses.dataclass
 class Call:
     method: str
@@ -804,6 +814,8 @@ def grpc_proxy(channel, fault, name):
 
 def pass_unary(stub, fault, name):
     def run(request, context):
+        if fault is NO:
+            context.abort(grpc.StatusCode.INTERNAL, "refused")
         call = Call(name, request)
         if fault.call:
             fault.call(call)
@@ -817,6 +829,8 @@ def pass_unary(stub, fault, name):
 
 def pass_stream(stub, fault, name):
     def run(requests, context):
+        if fault is NO:
+            context.abort(grpc.StatusCode.INTERNAL, "refused")
         call = stub(requests, timeout=60)
         context.add_callback(call.cancel)
         try:
@@ -825,6 +839,18 @@ def pass_stream(stub, fault, name):
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
     return run
+
+
+class Yes(grpc.GenericRpcHandler):
+    """Answers whatever is called, with whatever bytes, by empty messages."""
+
+    def service(self, details):
+        name = details.method.rpartition("/")[2]
+        if name in ("ModelStreamInfer", "ServerReflectionInfo"):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, _: (b"" for _ in requests))
+        if name == "Watch":
+            return grpc.unary_stream_rpc_method_handler(lambda *_: iter([b""]))
+        return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
 
 
 class FaultyProxy:
@@ -839,6 +865,7 @@ class FaultyProxy:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}", options)
         self.grpc_server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=options)
         self.grpc_server.add_generic_rpc_handlers(
+            [Yes()] if fault is YES else
             [grpc_proxy(self.channel, fault, name) for name in (rpc_.INFERENCE, rpc_.HEALTH, rpc_.REFLECTION)])
         self.grpc = self.grpc_server.add_insecure_port("127.0.0.1:0")
         self.grpc_server.start()
