@@ -35,7 +35,7 @@ struct GrpcCallRecord {
   std::size_t request_bytes = 0;
   std::size_t answer_bytes = 0;
   TimePoint received;
-  TimePoint ready;                   // the answer began to be sent
+  TimePoint ready{};                 // the answer began to be sent
   TimePoint answered;                // the answer was handed to the network
   std::string_view model{};          // empty: it was not read
   std::string_view traceparent{};    // its own, where it is traced, else as it came
