@@ -67,6 +67,7 @@ std::string suggestion(std::string_view message) {
       protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(std::string(type));
   if (!descriptor || field.empty()) return {};
   std::vector<std::string_view> known;
+  known.reserve(static_cast<std::size_t>(descriptor->field_count()));
   for (int i = 0; i < descriptor->field_count(); ++i) known.push_back(descriptor->field(i)->name());
   const std::string nearest = nearest_name(field, known);
   return nearest.empty() ? "" : concat(" Did you mean \"", nearest, "\"?");

@@ -162,18 +162,18 @@ Result<void> ModelFiles::add_folder(const std::string& path, const std::string& 
   return {};
 }
 
-Result<ModelFiles> ModelFiles::of_contents(std::map<std::string, std::string> contents) {
+Result<ModelFiles> ModelFiles::of_contents(const std::map<std::string, std::string>& contents) {
   static std::atomic<std::uint64_t> count{0};
   ModelFiles out;
   const std::string stamp = concat("sent ", ++count);
-  for (auto& [path, content] : contents) {
+  for (const auto& [path, content] : contents) {
     if (!stays_inside(path)) {
       return Error{ErrorCode::invalid_argument,
                    concat("the file ", quote(path),
                           " that came with the request: expected a path "
                           "within the model, such as \"1/model.onnx\"")};
     }
-    out.files_[path] = {stamp, std::make_shared<const std::string>(std::move(content))};
+    out.files_[path] = {stamp, std::make_shared<const std::string>(content)};
   }
   out.find_versions();
   return out;

@@ -38,7 +38,8 @@ class ModelFiles {
   [[nodiscard]] static Result<ModelFiles> of_folder(const std::string& path);
   /// Content by path ("1/model.onnx"). Errors: invalid_argument for paths that lead out of the
   /// model.
-  [[nodiscard]] static Result<ModelFiles> of_contents(std::map<std::string, std::string> contents);
+  [[nodiscard]] static Result<ModelFiles> of_contents(
+      const std::map<std::string, std::string>& contents);
 
   /// Ascending.
   [[nodiscard]] const std::vector<std::int64_t>& versions() const noexcept { return versions_; }

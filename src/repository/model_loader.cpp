@@ -56,7 +56,7 @@ Result<std::string> find_file(const ModelPlan& plan, std::int64_t version) {
   const std::vector<std::string> usual = usual_files(mapping.format);
   std::vector<std::string> found;
   for (const std::string& name : usual) {
-    if (plan.files.has(folder + "/" + name)) found.push_back(name);
+    if (plan.files.has(concat(folder, "/", name))) found.push_back(name);
   }
   // A TensorRT engine may lie beside what it was built from.
   const bool one = found.size() == 1 || mapping.format == ModelFormat::tensorrt;

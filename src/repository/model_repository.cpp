@@ -128,7 +128,7 @@ class ModelRepository::State {
   Result<std::vector<EnsembleStep>> resolve(const ModelPlan& plan, std::vector<ServedPtr>& held,
                                             std::vector<std::string>& missing);
   Result<Version> load_one(const ModelPlan& plan, std::int64_t version,
-                           std::vector<EnsembleStep> steps, std::vector<ServedPtr> parts);
+                           const std::vector<EnsembleStep>& steps, std::vector<ServedPtr> parts);
   void rebuild_dependents(const std::string& name, std::vector<std::string>& above);
   void note_failure(const RecordPtr& record, const Error& error);
   std::string engine_name_of(const std::string& name, std::int64_t version);
@@ -212,6 +212,7 @@ Result<ServedPtr> ModelRepository::State::look_up(const Snapshot& snapshot, std:
                  concat("model ", quote(name), " is not ready: ", known.reason)};
   }
   std::vector<std::string_view> ready;
+  ready.reserve(known.ready.size());
   for (const Snapshot::Version& candidate : known.ready) ready.push_back(candidate.version);
   return Error{ErrorCode::not_found, concat("model ", quote(name), " has no version ",
                                             quote(version), "; ready are ", join(ready, ", "))};
@@ -517,7 +518,7 @@ Result<void> ModelRepository::State::load_all(const RecordPtr& record, const Mod
 }
 
 Result<ModelRepository::State::Version> ModelRepository::State::load_one(
-    const ModelPlan& plan, std::int64_t number, std::vector<EnsembleStep> steps,
+    const ModelPlan& plan, std::int64_t number, const std::vector<EnsembleStep>& steps,
     std::vector<ServedPtr> parts) {
   Version out;
   out.engine_name = engine_name_of(plan.name, number);

@@ -173,6 +173,7 @@ TEST_F(OnnxRepository, ReloadsUnderLoadLoseNothing) {
   std::atomic<int> answered{0};
   std::atomic<int> failed{0};
   std::vector<std::jthread> callers;
+  callers.reserve(3);
   for (int i = 0; i < 3; ++i) {
     callers.emplace_back([&] {
       while (!stop) {
