@@ -90,6 +90,7 @@ void Connection::run(Lock& lock) {
         on = do_body(lock);
         break;
       case State::handling:
+        if (begin_ == end_) thread_.put_buffer(std::move(buffer_));  // whoever waits needs none
         if (!gone_) arm_read();
         on = false;
         break;
