@@ -157,6 +157,7 @@ CLI::Option* add_option(CLI::App& verb, const ServeSetting& setting, ServeOption
       return verb.add_option("REPOSITORY", options.*target, help);
     }
     CLI::Option* const option = verb.add_option(name, options.*target, help);
+    option->allow_extra_args(false);  // what follows may be a REPOSITORY
     if (setting.field == "devices") option->delimiter(',');
     return option;
   };

@@ -68,6 +68,10 @@ def test_the_command_line_counts_more(tmp_path, field):
         assert settings("--config", file, *given, *extra)[field] == defaults[field]
 
 
+def test_folders_may_follow_any_option():
+    assert settings("--devices", "host", "a", "--load", "x", "b")["repositories"] == ["a", "b"]
+
+
 def test_what_is_printed_means_the_same(tmp_path):
     printed = settings("/models", "--mode=explicit", "--load=a", "--max-request=5MiB")
     assert settings("--config", configuration(tmp_path, printed)) == printed

@@ -130,7 +130,8 @@ ServeProcess::ServeProcess(std::vector<std::string> arguments,
                                    [&](const auto& text) { return text.starts_with(option); });
     if (!given) arguments.emplace_back(port);
   }
-  arguments.insert(arguments.begin(), {MILLRACE_BINARY, "serve", "--devices=host"});
+  arguments.insert(arguments.begin(), {MILLRACE_BINARY, "serve"});
+  arguments.emplace_back("--devices=host");
   const std::string log = folder_.path("log");
   std::vector<char*> pointers;
   for (std::string& argument : arguments) pointers.push_back(argument.data());
@@ -155,18 +156,21 @@ ServeProcess::~ServeProcess() {
 std::string ServeProcess::output() const { return content_of(folder_.path("log")); }
 
 void ServeProcess::wait_until_it_serves(int times) {
-  const bool served = eventually([&] {
+  const auto serves = [&] {
     const std::string text = output();
     std::size_t at = 0;
-    for (int i = 0; i < times; ++i) {
+    for (int i = 0; i < times && at != std::string::npos; ++i) {
       at = text.find("millrace serves", at);
-      if (at == std::string::npos) return waitpid(process_, nullptr, WNOHANG | WNOWAIT) > 0;
-      at = text.find('\n', at);
-      if (at == std::string::npos) return false;
+      if (at != std::string::npos) at = text.find('\n', at);
     }
-    return true;
-  });
-  ASSERT_TRUE(served && output().find("millrace serves") != std::string::npos);
+    return at != std::string::npos;
+  };
+  const auto ended = [&] {
+    siginfo_t info{};
+    return waitid(P_PID, static_cast<id_t>(process_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == process_;
+  };
+  ASSERT_TRUE(eventually([&] { return serves() || ended(); }) && serves()) << output();
 }
 
 int ServeProcess::port_behind(const std::string& what) const {

@@ -41,45 +41,70 @@ class Supervise : public ::testing::Test {
   TestFolder models_;
 };
 
+/// Callers that ask the identity model, one request after the other, until it is destroyed.
+class Load {
+ public:
+  Load(int port, int callers) {
+    for (int i = 0; i < callers; ++i) {
+      threads_.emplace_back([this, port, i, callers] {
+        for (int n = i; !over_;) n = ask(port, n, callers);
+      });
+    }
+  }
+  ~Load() { stop(); }
+  Load(const Load&) = delete;
+  Load& operator=(const Load&) = delete;
+  void stop() {
+    over_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+  std::atomic<int> right{0};
+  std::atomic<int> wrong{0};
+  std::atomic<int> refused{0};  // connections
+  std::atomic<int> away{0};     // told to come back, or cut off
+
+ private:
+  /// On one connection, as long as that goes well.
+  int ask(int port, int n, int step) {
+    HttpConnection connection(port);
+    if (!connection.open()) ++refused;
+    for (; !over_; n += step) {
+      const auto first = static_cast<float>(n % 1'000'000);
+      connection.send("POST", kInfer, four_numbers(first));
+      const HttpAnswer answer = connection.answer();
+      if (!answers_four_numbers(answer, first)) {
+        ++(answer.status == 0 || answer.status == 503 ? away : wrong);
+        break;
+      }
+      ++right;
+    }
+    return n;
+  }
+
+  std::atomic<bool> over_{false};
+  std::vector<std::thread> threads_;
+};
+
 TEST_F(Supervise, AWorkerThatIsKilledUnderLoadIsReplaced) {
   ServeProcess server({models_.path()});
-  server.wait_until_it_serves();
-  const int port = server.http_port();
-  std::atomic<bool> over{false};
-  std::atomic<int> right{0}, wrong{0}, refused{0}, away{0};
-  std::vector<std::thread> clients;
-  for (int i = 0; i < 4; ++i) {
-    clients.emplace_back([&, i] {
-      auto connection = std::make_unique<HttpConnection>(port);
-      for (int n = i; !over; n += 4) {
-        if (!connection->open()) ++refused;
-        const auto first = static_cast<float>(n);
-        connection->send("POST", kInfer, four_numbers(first));
-        const HttpAnswer answer = connection->answer();
-        if (answers_four_numbers(answer, first)) {
-          ++right;
-          continue;
-        }
-        ++(answer.status == 0 || answer.status == 503 ? away : wrong);
-        connection = std::make_unique<HttpConnection>(port);
-      }
-    });
-  }
-  EXPECT_TRUE(eventually([&] { return right > 100; }));
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
+  Load load(server.http_port(), 4);
+  ASSERT_TRUE(eventually([&] { return load.right > 100; }));
   for (int restart = 1; restart <= 3; ++restart) {
     const pid_t worker = server.worker();
     ASSERT_GT(worker, 0);
     kill(worker, SIGKILL);
-    wait_for_restart(server, restart);
+    ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, restart));
     EXPECT_NE(server.worker(), worker);
-    const int before = right;
-    EXPECT_TRUE(eventually([&] { return right > before + 100; }));
+    const int before = load.right;
+    EXPECT_TRUE(eventually([&] { return load.right > before + 100; }));
   }
-  over = true;
-  for (std::thread& client : clients) client.join();
-  EXPECT_EQ(wrong, 0);
-  EXPECT_EQ(refused, 0);  // the port is always there
-  EXPECT_GE(away, 3);
+  load.stop();
+  EXPECT_EQ(load.wrong, 0);
+  EXPECT_EQ(load.refused, 0);  // the port is always there
+  EXPECT_GE(load.away, 3);
   EXPECT_EQ(server.metric("millrace_worker_restarts_total"), 3);
   EXPECT_GT(server.metric("millrace_worker_down_seconds_total"), 0);
   EXPECT_THAT(server.output(), HasSubstr("it was ended by signal 9"));
@@ -87,7 +112,7 @@ TEST_F(Supervise, AWorkerThatIsKilledUnderLoadIsReplaced) {
 
 TEST_F(Supervise, WithoutAWorkerRequestsAreToldToComeBack) {
   ServeProcess server({models_.path(), "--restart-delay=5s"});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   const int port = server.http_port();
   kill(server.worker(), SIGKILL);
   HttpAnswer refused;
@@ -112,7 +137,7 @@ TEST_F(Supervise, WithoutAWorkerRequestsAreToldToComeBack) {
   inference::ServerReadyResponse response;
   EXPECT_EQ(stub->ServerReady(&context, {}, &response).error_code(), grpc::StatusCode::UNAVAILABLE);
 
-  wait_for_restart(server, 1);
+  ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, 1));
   EXPECT_TRUE(answers_four_numbers(post(port, kInfer, four_numbers(1)), 1));
   grpc::ClientContext again;
   again.set_wait_for_ready(true);
@@ -124,28 +149,28 @@ TEST_F(Supervise, ADeviceThatFailsForGoodIsAnsweredByANewWorker) {
   models_.reference("faulty", 1,
                     R"({"kind": "fail", "options": {"shape": "4", "sticky": 1, "at": 1}})");
   ServeProcess server({models_.path()});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   const int port = server.http_port();
   EXPECT_NE(post(port, "/v2/models/faulty/infer", four_numbers(1)).status, 200);
-  wait_for_restart(server, 1);
+  ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, 1));
   EXPECT_TRUE(answers_four_numbers(post(port, kInfer, four_numbers(3)), 3));
   EXPECT_THAT(server.output(), HasSubstr("a device failed for good"));
 }
 
 TEST_F(Supervise, ACrashIsAnsweredByANewWorker) {
   ServeProcess server({models_.path()});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   kill(server.worker(), SIGSEGV);
-  wait_for_restart(server, 1);
+  ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, 1));
   EXPECT_TRUE(answers_four_numbers(post(server.http_port(), kInfer, four_numbers(3)), 3));
 }
 
 TEST_F(Supervise, AWorkerThatHangsIsReplaced) {
   ServeProcess server({models_.path(), "--hang-limit=4s"});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   EXPECT_TRUE(server.ready());
   kill(server.worker(), SIGSTOP);
-  wait_for_restart(server, 1);
+  ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, 1));
   EXPECT_TRUE(answers_four_numbers(post(server.http_port(), kInfer, four_numbers(3)), 3));
   EXPECT_THAT(server.output(), HasSubstr("nothing was heard of it for 4 s"));
 }
@@ -177,7 +202,7 @@ TEST_F(Supervise, ACrashAtLoadIsTriedAgainLessAndLessOften) {
   EXPECT_THAT(server.output(), HasSubstr("in 20 ms: it was ended by signal 11"));
   EXPECT_THAT(server.output(), Not(HasSubstr("in 80 ms")));
   switches.remove("crash");  // now that model is refused, and the other one served
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   EXPECT_TRUE(answers_four_numbers(post(server.http_port(), kInfer, four_numbers(3)), 3));
 }
 
@@ -185,7 +210,7 @@ TEST_F(Supervise, SigtermDrainsWhileReadinessIsFalse) {
   models_.reference("slow", 1,
                     R"({"kind": "busy", "options": {"batch_us": 4000000, "shape": "4"}})");
   ServeProcess server({models_.path()});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   const int port = server.http_port();
   HttpConnection open(port);
   open.send("POST", "/v2/models/slow/infer", four_numbers(7));
@@ -205,7 +230,7 @@ TEST_F(Supervise, SigtermDrainsWhileReadinessIsFalse) {
 TEST_F(Supervise, ASecondSigtermEndsAtOnce) {
   models_.reference("hang", 1, R"({"kind": "hang", "options": {"at": 1, "shape": "4"}})");
   ServeProcess server({models_.path(), "--drain-limit=1h"});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   const int port = server.http_port();
   HttpConnection open(port);
   open.send("POST", "/v2/models/hang/infer", four_numbers(7));
@@ -244,7 +269,7 @@ TEST_F(Supervise, TlsIsSpokenOnSocketsThatWereHandedOver) {
   files.write("server.key", own.key);
   ServeProcess server({models_.path(), "--tls-cert=" + files.path("server.pem"),
                        "--tls-key=" + files.path("server.key")});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   grpc::SslCredentialsOptions trust;
   trust.pem_root_certs = authority.certificate();
   const auto stub = inference::GRPCInferenceService::NewStub(grpc::CreateChannel(
@@ -279,7 +304,7 @@ TEST_F(Supervise, NobodyIsServedBeyondLoopbackUnasked) {
 TEST_F(Supervise, TheWorkerEndsWithItsSupervisor) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);  // so that its end can be waited for here
   ServeProcess server({models_.path()});
-  server.wait_until_it_serves();
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
   const pid_t worker = server.worker();
   ASSERT_GT(worker, 0);
   server.signal(SIGKILL);
