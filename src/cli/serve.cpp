@@ -269,6 +269,7 @@ Result<int> serve_here(const Options& options, const std::optional<WorkerStart>&
   say_models(*running);
   say_where(options, *running);
   overseer.say("READY=1\nSTATUS=serving");
+  overseer.beat();  // the first says that it serves
   MILLRACE_TRY(watch(*running, signals, overseer));
   overseer.say("STOPPING=1\nSTATUS=draining");
   return drain(*running, drain_limit, signals, overseer) ? kFine : kFailed;

@@ -85,6 +85,7 @@ class Supervisor {
   [[nodiscard]] Duration patience(TimePoint now) const;
   void hear_signals();
   void hear_worker();
+  void hand_over();
   void reap();
   void ended(int status);
   void look_at_time();
@@ -109,6 +110,7 @@ class Supervisor {
   pid_t worker_ = 0;
   Descriptor link_;
   std::string ended_because_;  // what the supervisor ended the worker for; empty: it did not
+  bool serves_ = false;        // this worker said so
   bool ever_served_ = false;
   std::optional<TimePoint> unserved_since_;
   WorkerHistory history_;
@@ -158,6 +160,7 @@ Result<void> Supervisor::start() {
   }
   worker_ = child;
   ended_because_.clear();
+  serves_ = false;
   phase_ = Phase::starting;
   since_ = Clock::now();
   return {};
@@ -253,12 +256,18 @@ void Supervisor::hear_worker() {
   if (bytes <= 0) return;
   last_beat_ = Clock::now();
   const auto end = said.begin() + bytes;
-  if (std::find(said.begin(), end, kTakesOver) == end || phase_ != Phase::starting) return;
+  if (phase_ == Phase::starting && std::find(said.begin(), end, kTakesOver) != end) hand_over();
+  if (phase_ == Phase::serving && !serves_ && std::find(said.begin(), end, kBeat) != end) {
+    serves_ = true;
+    ever_served_ = true;
+    notifier_.send("READY=1\nSTATUS=serving");
+  }
+}
+
+void Supervisor::hand_over() {
   phase_ = Phase::serving;
   since_ = last_beat_;
-  ever_served_ = true;
   if (unserved_since_) history_.down += since_ - *unserved_since_;
-  notifier_.send("READY=1\nSTATUS=serving");
   (void)send(link_.number(), &kTakesOver, 1, MSG_NOSIGNAL);
 }
 
@@ -278,7 +287,7 @@ void Supervisor::ended(int status) {
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   worker_ = 0;
   link_ = Descriptor();
-  if (served) unserved_since_ = now;
+  if (serves_) unserved_since_ = now;
   phase_ = Phase::waiting;
   if (stopping_) {
     result_ = code >= 0 ? code : ended_because_.empty() ? 1 : 0;

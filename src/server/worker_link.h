@@ -28,7 +28,7 @@ struct WorkerStart {
 
 // A byte each, from the worker to the supervisor. The supervisor answers the first with the same.
 inline constexpr char kTakesOver = 'T';  // it accepts connections from the answer on
-inline constexpr char kBeat = 'B';       // its threads go round
+inline constexpr char kBeat = 'B';       // it serves, and its threads go round
 
 /// The worker's end. Functions may be called from any thread, one at a time.
 class WorkerLink {
