@@ -260,6 +260,8 @@ void Supervisor::hear_worker() {
   if (phase_ == Phase::serving && !serves_ && std::find(said.begin(), end, kBeat) != end) {
     serves_ = true;
     ever_served_ = true;
+    if (unserved_since_) history_.down += since_ - *unserved_since_;
+    unserved_since_.reset();
     notifier_.send("READY=1\nSTATUS=serving");
   }
 }
@@ -267,7 +269,6 @@ void Supervisor::hear_worker() {
 void Supervisor::hand_over() {
   phase_ = Phase::serving;
   since_ = last_beat_;
-  if (unserved_since_) history_.down += since_ - *unserved_since_;
   (void)send(link_.number(), &kTakesOver, 1, MSG_NOSIGNAL);
 }
 
