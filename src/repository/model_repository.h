@@ -1,6 +1,7 @@
 // Folders of models, their versions, and which of them an engine serves.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -52,7 +53,9 @@ struct ServedTraffic {
   std::atomic<std::uint64_t> failures{0};
   std::atomic<std::uint64_t> failure_ns{0};
   std::atomic<std::uint64_t> invalid{0};  // never submitted: they contradicted the model
-  LiveHistogram send;                     // nanoseconds: answers, from the first byte to the last
+  /// What was last shown of the copy_in, compute and copy_out times of all requests, in ns.
+  std::array<std::atomic<std::uint64_t>, 3> shown{};
+  LiveHistogram send;  // nanoseconds: answers, from the first byte to the last
 };
 
 /// One version of a model, ready to answer. A lease: the version stays loaded, and takes requests,
