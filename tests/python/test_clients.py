@@ -8,6 +8,7 @@ from cli_helpers import ROOT
 
 PYTHON = ROOT / ".deps" / "clients" / "bin" / "python"
 SUITES = ["tests/clients/test_triton_http.py", "tests/clients/test_triton_grpc.py", "tests/clients/test_kserve.py",
+          "tests/clients/test_traces.py", "tests/clients/test_metrics.py", "tests/clients/test_access_log.py", "tests/clients/test_openapi.py",
           "tests/clients/test_conformance.py", "tests/clients/test_serving_runtime.py", "tests/conformance/oip/tests"]
 TIMEOUT_S = 900
 

@@ -5,7 +5,7 @@ namespace {
 
 // Held against the routes by a test.
 constexpr std::string_view kDocument = R"json({
- "openapi": "3.0.3",
+ "openapi": "3.1.0",
  "info": {
   "title": "Millrace",
   "description": "The Open Inference Protocol, version 2, over HTTP, with its extensions",
@@ -28,7 +28,10 @@ constexpr std::string_view kDocument = R"json({
           "version": {"type":"string"},
           "extensions": {"type":"array","items":{"type":"string"}}},
          "required": ["name","version","extensions"]}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/health/live": {
    "get": {
     "operationId": "serverLive",
@@ -45,7 +48,7 @@ constexpr std::string_view kDocument = R"json({
       "content": {
        "application/json": {
         "schema": {"type":"object","properties":{"live":{"type":"boolean"}},"required":["live"]}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"}}}},
   "/v2/health/ready": {
    "get": {
     "operationId": "serverReady",
@@ -68,7 +71,7 @@ constexpr std::string_view kDocument = R"json({
          "type": "object",
          "properties": {"name":{"type":"string"},"ready":{"type":"boolean"}},
          "required": ["ready"]}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "get": {
@@ -79,7 +82,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The model",
       "content": {"application/json":{"schema":{"$ref":"#/components/schemas/ModelMetadata"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/ready": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "get": {
@@ -103,7 +110,10 @@ constexpr std::string_view kDocument = R"json({
          "type": "object",
          "properties": {"name":{"type":"string"},"ready":{"type":"boolean"}},
          "required": ["ready"]}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/config": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "get": {
@@ -114,7 +124,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The configuration, with the names of its definition",
       "content": {"application/json":{"schema":{"type":"object"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/stats": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "get": {
@@ -125,7 +139,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "By version",
       "content": {"application/json":{"schema":{"$ref":"#/components/schemas/Statistics"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/infer": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "post": {
@@ -136,15 +154,29 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The outputs. Binary data comes behind the JSON, whose length Inference-Header-Content-Length tells",
       "headers": {
-       "Inference-Header-Content-Length": {"schema":{"type":"integer","format":"int64","minimum":0}}},
+       "Inference-Header-Content-Length": {"schema":{"type":"integer","format":"int64","minimum":0}},
+       "traceresponse": {"schema":{"type":"string"},"description":"The span of a request that is traced, as in traceparent"}},
       "content": {
        "application/json": {"schema":{"$ref":"#/components/schemas/InferResponse"}},
        "application/octet-stream": {"schema":{"type":"string","format":"binary"}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "429": {"$ref":"#/components/responses/Error"},
+     "499": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"},
+     "504": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": true,
      "content": {
-      "application/json": {"schema":{"$ref":"#/components/schemas/InferRequest"}},
+      "application/json": {
+       "schema": {"$ref":"#/components/schemas/InferRequest"},
+       "example": {"id":"1","inputs":[{"name":"input","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}]}},
       "application/octet-stream": {"schema":{"type":"string","format":"binary"}}}},
     "parameters": [
      {
@@ -156,7 +188,12 @@ constexpr std::string_view kDocument = R"json({
       "name": "Millrace-Timeout",
       "in": "header",
       "schema": {"type":"string","pattern":"^[0-9]+(ns|us|ms|s|min)$"},
-      "description": "Work that has not started by then is given up, with 504"}]}},
+      "description": "Work that has not started by then is given up, with 504"},
+     {
+      "name": "traceparent",
+      "in": "header",
+      "schema": {"type":"string","pattern":"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+      "description": "W3C Trace Context"}]}},
   "/v2/models/{model}/versions/{version}": {
    "parameters": [{"$ref":"#/components/parameters/model"},{"$ref":"#/components/parameters/version"}],
    "get": {
@@ -167,7 +204,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The model",
       "content": {"application/json":{"schema":{"$ref":"#/components/schemas/ModelMetadata"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/versions/{version}/ready": {
    "parameters": [{"$ref":"#/components/parameters/model"},{"$ref":"#/components/parameters/version"}],
    "get": {
@@ -191,7 +232,10 @@ constexpr std::string_view kDocument = R"json({
          "type": "object",
          "properties": {"name":{"type":"string"},"ready":{"type":"boolean"}},
          "required": ["ready"]}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/versions/{version}/config": {
    "parameters": [{"$ref":"#/components/parameters/model"},{"$ref":"#/components/parameters/version"}],
    "get": {
@@ -202,7 +246,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The configuration, with the names of its definition",
       "content": {"application/json":{"schema":{"type":"object"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/versions/{version}/stats": {
    "parameters": [{"$ref":"#/components/parameters/model"},{"$ref":"#/components/parameters/version"}],
    "get": {
@@ -213,7 +261,11 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "By version",
       "content": {"application/json":{"schema":{"$ref":"#/components/schemas/Statistics"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/versions/{version}/infer": {
    "parameters": [{"$ref":"#/components/parameters/model"},{"$ref":"#/components/parameters/version"}],
    "post": {
@@ -224,15 +276,29 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The outputs. Binary data comes behind the JSON, whose length Inference-Header-Content-Length tells",
       "headers": {
-       "Inference-Header-Content-Length": {"schema":{"type":"integer","format":"int64","minimum":0}}},
+       "Inference-Header-Content-Length": {"schema":{"type":"integer","format":"int64","minimum":0}},
+       "traceresponse": {"schema":{"type":"string"},"description":"The span of a request that is traced, as in traceparent"}},
       "content": {
        "application/json": {"schema":{"$ref":"#/components/schemas/InferResponse"}},
        "application/octet-stream": {"schema":{"type":"string","format":"binary"}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "429": {"$ref":"#/components/responses/Error"},
+     "499": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"},
+     "504": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": true,
      "content": {
-      "application/json": {"schema":{"$ref":"#/components/schemas/InferRequest"}},
+      "application/json": {
+       "schema": {"$ref":"#/components/schemas/InferRequest"},
+       "example": {"id":"1","inputs":[{"name":"input","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}]}},
       "application/octet-stream": {"schema":{"type":"string","format":"binary"}}}},
     "parameters": [
      {
@@ -244,7 +310,12 @@ constexpr std::string_view kDocument = R"json({
       "name": "Millrace-Timeout",
       "in": "header",
       "schema": {"type":"string","pattern":"^[0-9]+(ns|us|ms|s|min)$"},
-      "description": "Work that has not started by then is given up, with 504"}]}},
+      "description": "Work that has not started by then is given up, with 504"},
+     {
+      "name": "traceparent",
+      "in": "header",
+      "schema": {"type":"string","pattern":"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+      "description": "W3C Trace Context"}]}},
   "/v2/models/stats": {
    "get": {
     "operationId": "allStatistics",
@@ -254,7 +325,10 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "By model and version",
       "content": {"application/json":{"schema":{"$ref":"#/components/schemas/Statistics"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/models/{model}/trace/setting": {
    "parameters": [{"$ref":"#/components/parameters/model"}],
    "get": {
@@ -274,7 +348,11 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}},
    "post": {
     "operationId": "changeModelTraceSettings",
     "summary": "Changes trace settings of a model",
@@ -292,7 +370,14 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -301,7 +386,7 @@ constexpr std::string_view kDocument = R"json({
         "type": "object",
         "additionalProperties": {
          "anyOf": [
-          {"type":"string","nullable":true},
+          {"type":["string","null"]},
           {"type":"integer","format":"int64"},
           {"type":"boolean"},
           {"type":"array","items":{"type":"string"}}]}}}}}}},
@@ -323,7 +408,10 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}},
    "post": {
     "operationId": "changeTraceSettings",
     "summary": "Changes trace settings",
@@ -341,7 +429,13 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -350,7 +444,7 @@ constexpr std::string_view kDocument = R"json({
         "type": "object",
         "additionalProperties": {
          "anyOf": [
-          {"type":"string","nullable":true},
+          {"type":["string","null"]},
           {"type":"integer","format":"int64"},
           {"type":"boolean"},
           {"type":"array","items":{"type":"string"}}]}}}}}}},
@@ -372,7 +466,10 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}},
    "post": {
     "operationId": "changeLogSettings",
     "summary": "Changes log settings",
@@ -390,7 +487,13 @@ constexpr std::string_view kDocument = R"json({
            {"type":"integer","format":"int64"},
            {"type":"boolean"},
            {"type":"array","items":{"type":"string"}}]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -399,7 +502,7 @@ constexpr std::string_view kDocument = R"json({
         "type": "object",
         "additionalProperties": {
          "anyOf": [
-          {"type":"string","nullable":true},
+          {"type":["string","null"]},
           {"type":"integer","format":"int64"},
           {"type":"boolean"},
           {"type":"array","items":{"type":"string"}}]}}}}}}},
@@ -423,7 +526,12 @@ constexpr std::string_view kDocument = R"json({
            "state": {"type":"string"},
            "reason": {"type":"string"}},
           "required": ["name"]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -436,7 +544,15 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["repository"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -452,7 +568,15 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["repository"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": false,
      "content": {
@@ -481,7 +605,12 @@ constexpr std::string_view kDocument = R"json({
            "offset": {"type":"integer","format":"int64","minimum":0},
            "byte_size": {"type":"integer","format":"int64","minimum":0}},
           "required": ["name","key","offset","byte_size"]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/systemsharedmemory/region/{region}/status": {
    "parameters": [{"$ref":"#/components/parameters/region"}],
    "get": {
@@ -503,7 +632,12 @@ constexpr std::string_view kDocument = R"json({
            "offset": {"type":"integer","format":"int64","minimum":0},
            "byte_size": {"type":"integer","format":"int64","minimum":0}},
           "required": ["name","key","offset","byte_size"]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/systemsharedmemory/region/{region}/register": {
    "parameters": [{"$ref":"#/components/parameters/region"}],
    "post": {
@@ -512,7 +646,15 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": true,
      "content": {
@@ -532,7 +674,14 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/systemsharedmemory/unregister": {
    "post": {
     "operationId": "unregisterAllSystemRegions",
@@ -540,7 +689,14 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/cudasharedmemory/status": {
    "get": {
     "operationId": "allCudaRegions",
@@ -560,7 +716,12 @@ constexpr std::string_view kDocument = R"json({
            "device_id": {"type":"integer","format":"int64","minimum":0},
            "byte_size": {"type":"integer","format":"int64","minimum":0}},
           "required": ["name","device_id","byte_size"]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/cudasharedmemory/region/{region}/status": {
    "parameters": [{"$ref":"#/components/parameters/region"}],
    "get": {
@@ -581,7 +742,12 @@ constexpr std::string_view kDocument = R"json({
            "device_id": {"type":"integer","format":"int64","minimum":0},
            "byte_size": {"type":"integer","format":"int64","minimum":0}},
           "required": ["name","device_id","byte_size"]}}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/cudasharedmemory/region/{region}/register": {
    "parameters": [{"$ref":"#/components/parameters/region"}],
    "post": {
@@ -590,7 +756,15 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "500": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}},
     "requestBody": {
      "required": true,
      "content": {
@@ -610,7 +784,14 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/v2/cudasharedmemory/unregister": {
    "post": {
     "operationId": "unregisterAllCudaRegions",
@@ -618,7 +799,14 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["shared memory"],
     "responses": {
      "200": {"description":"Done; there is no body"},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "408": {"$ref":"#/components/responses/Error"},
+     "413": {"$ref":"#/components/responses/Error"},
+     "501": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/metrics": {
    "get": {
     "operationId": "metrics",
@@ -626,7 +814,11 @@ constexpr std::string_view kDocument = R"json({
     "tags": ["server"],
     "responses": {
      "200": {"description":"As text","content":{"text/plain":{"schema":{"type":"string"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "404": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}},
   "/openapi.json": {
    "get": {
     "operationId": "openapi",
@@ -636,7 +828,10 @@ constexpr std::string_view kDocument = R"json({
      "200": {
       "description": "The document",
       "content": {"application/json":{"schema":{"type":"object"}}}},
-     "default": {"$ref":"#/components/responses/Error"}}}}},
+     "400": {"$ref":"#/components/responses/Error"},
+     "401": {"$ref":"#/components/responses/Error"},
+     "403": {"$ref":"#/components/responses/Error"},
+     "503": {"$ref":"#/components/responses/Error"}}}}},
  "components": {
   "parameters": {
    "model": {"name":"model","in":"path","required":true,"schema":{"type":"string","minLength":1}},
