@@ -70,6 +70,7 @@ void StreamCall::read_done(bool) {
   end_if(over);
 }
 
+/// The read that brought the message is awaited until this returns: it is never the last.
 void StreamCall::take(BufferHandle buffer) {
   const std::size_t bytes = ReceivedMessage::size(buffer);
   context_.calls.fetch_add(1, std::memory_order_relaxed);
@@ -93,12 +94,16 @@ void StreamCall::take(BufferHandle buffer) {
   }
   if (!counted) {
     context_.refused.fetch_add(1, std::memory_order_relaxed);
-    return fail(number, over_budget(), false);
+    (void)fail(number, over_budget(), false);
+    return;
   }
-  if (!message) return fail(number, message.error(), true);
+  if (!message) {
+    (void)fail(number, message.error(), true);
+    return;
+  }
   const auto submitted = caught([&] { return submit(number, message->pieces(), received); });
   if (!submitted) {
-    fail(number, submitted.error(), true);
+    (void)fail(number, submitted.error(), true);
   }
 }
 
@@ -129,7 +134,7 @@ Result<void> StreamCall::submit(std::uint64_t number, Pieces pieces, TimePoint r
 }
 
 void StreamCall::answered(std::uint64_t number, Result<Answer> answer, bool last) noexcept {
-  if (!answer) return fail(number, answer.error(), true);
+  if (!answer) return end_if(fail(number, answer.error(), true));
   std::unique_lock lock(mutex_);
   const Request& request = requests_.at(number);
   if (request.wants_final) answer->parameters.set("triton_final_response", last);
@@ -148,8 +153,8 @@ void StreamCall::answered(std::uint64_t number, Result<Answer> answer, bool last
   end_if(over);
 }
 
-void StreamCall::fail(std::uint64_t number, const Error& error, bool counted) {
-  std::unique_lock lock(mutex_);
+bool StreamCall::fail(std::uint64_t number, const Error& error, bool counted) {
+  const std::scoped_lock lock(mutex_);
   const Request& request = requests_.at(number);
   outgoing_.push_back({.message = write_stream_error(error, request.model, request.id),
                        .request_bytes = request.bytes,
@@ -161,9 +166,7 @@ void StreamCall::fail(std::uint64_t number, const Error& error, bool counted) {
                        .model = request.model});
   requests_.erase(number);
   pump();
-  const bool over = release();
-  lock.unlock();
-  end_if(over);
+  return release();
 }
 
 void StreamCall::pump() {

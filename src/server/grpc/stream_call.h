@@ -61,7 +61,8 @@ class StreamCall {
   /// The error is to be answered at once.
   [[nodiscard]] Result<void> submit(std::uint64_t number, Pieces pieces, TimePoint received);
   void answered(std::uint64_t number, Result<Answer> answer, bool last) noexcept;
-  void fail(std::uint64_t number, const Error& error, bool counted);
+  /// As `release`.
+  [[nodiscard]] bool fail(std::uint64_t number, const Error& error, bool counted);
   void cancel_all();
 
   // These are called with the lock, and may start batches.
