@@ -226,7 +226,7 @@ void OtlpExporter::work() {
   for (;;) {
     const bool last = stopping();
     for (std::deque<TraceRecord> records; !(records = queue_->take(options_.batch)).empty();) {
-      send(client, std::move(records));
+      send(client, records);
     }
     if (last) return;
     std::unique_lock lock(mutex_);
@@ -235,7 +235,7 @@ void OtlpExporter::work() {
   }
 }
 
-void OtlpExporter::send(Client& client, std::deque<TraceRecord> records) {
+void OtlpExporter::send(Client& client, const std::deque<TraceRecord>& records) {
   const std::string body =
       otlp_json(records, timelines_ ? timelines_() : std::vector<BatchTimeline>(), epoch_now());
   Duration wait = options_.first_pause;

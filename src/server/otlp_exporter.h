@@ -66,7 +66,7 @@ class OtlpExporter {
   [[nodiscard]] static Result<Address> parse(const std::string& url);
 
   void work();
-  void send(Client& client, std::deque<TraceRecord> records);
+  void send(Client& client, const std::deque<TraceRecord>& records);
   /// False: the end has come.
   bool pause(Duration time);
   [[nodiscard]] bool stopping() const noexcept { return stopping_.load(std::memory_order_acquire); }
