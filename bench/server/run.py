@@ -148,7 +148,7 @@ class Run:
             write_repository(Path(folder), models)
             # One process, whose CPU time is all of the server's.
             command = ["millrace", "serve", folder, "--no-supervise", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", "host:0",
-                       *arguments]
+                       "--log", "error", *arguments]
 
             def read(line):
                 return dict(re.findall(r"((?:http|grpc))://(\S+)", line)) if line.startswith("millrace serves") else None
