@@ -24,7 +24,8 @@ SLOW = ('backend: "reference"\nmax_batch_size: 1\nparameters { key: "millrace.sl
 @contextlib.contextmanager
 def serving(folder, *options):
     """{"http": URL, "grpc": URL, "pid": its process}; the URLs as the server says them."""
-    process = subprocess.Popen([BINARY, "serve", folder, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", "host:0", *options],
+    process = subprocess.Popen([BINARY, "serve", folder, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", "host:0",
+                                "--no-supervise", *options],  # one process, whose figures are the server's
                                stdout=subprocess.PIPE, text=True)
     try:
         until, found = time.monotonic() + START_S, {}
