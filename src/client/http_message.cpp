@@ -238,7 +238,7 @@ Result<InferBody> write_request(const Request& request, const RegionTable& regio
     MILLRACE_TRY(append_input(body, request.inputs[i], regions));
   }
   body.json += ']';
-  if (request.outputs.size() > 0) {
+  if (!request.outputs.empty()) {
     body.json += ",\"outputs\":[";
     for (std::size_t i = 0; i < request.outputs.size(); ++i) {
       if (i > 0) body.json += ',';
