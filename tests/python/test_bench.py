@@ -35,7 +35,7 @@ CELL = {
     "in_flight": (int, type(None)), "rate": (int, float, type(None)), "request_items": int, "batching": bool, "memory": str, "delay_us": NUMBER,
     "items_per_s": NUMBER, "requests_per_s": NUMBER, "latency_us": LATENCY, "phases_us": PHASES, "errors": int, "cpu_s": NUMBER,
     "rss_mib": NUMBER, "cpu_us_per_request": NUMBER, "seconds": NUMBER, "stable": bool, "interrupted": bool, "requests": int,
-    "checked": int, "batches": int, "prepared_batches": int, "graphs": GRAPHS, "batch_items_mean": NUMBER, "comparison": [COMPARISON], "wake_us": NUMBER,
+    "checked": int, "batches": int, "prepared_batches": int, "in_place_batches": int, "graphs": GRAPHS, "batch_items_mean": NUMBER, "comparison": [COMPARISON], "wake_us": NUMBER,
     "timer_lag_us": NUMBER, "machine": {"cores": int, "versions": dict}, "samples": [SAMPLE], "sender_lateness_us?": LATENCY,
     "first_error?": str,
 }
@@ -279,10 +279,12 @@ def test_interrupting_twice_ends_the_program():
 
 # --- The programs of bench/ ---
 
+GATHERED = {"model": str, "batches_in_flight": int, "requests": int, "bytes": int, "batches": int, "gb_per_s": NUMBER,
+            "gb_per_s_min": NUMBER, "gb_per_s_max": NUMBER}
 PROGRAMS = {
     "gather": (["--rounds", "1", "--batches", "1", "--device", "host:0", "--model", ROOT / "tests" / "models" / "average.onnx"], {
         "device": str, "methods": [{"source": str, "bytes": int, "pieces": int, "automatic": {"gb_per_s": NUMBER, "host_us": NUMBER}}],
-        "engine": {"model": str, "requests": int, "bytes": int, "batches": int, "gb_per_s": NUMBER, "gb_per_s_min": NUMBER, "gb_per_s_max": NUMBER}}),
+        "engine": GATHERED, "engine_alone": GATHERED}),
     "allocations": (["--seconds", "0.1"], {"model": str, "runs": [{"concurrency": int, "requests": int, "allocations": int,
                                                                    "allocations_per_request": NUMBER, "bytes_per_request": NUMBER}]}),
     "memory": (["--requests", "20000"], {"model": str, "requests": int, "growth_mib": NUMBER, "most_growth_mib": NUMBER,
