@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "device/annotate.h"
 #include "device/host/host_device.h"
+#include "device/host/host_queue.h"
 
 namespace millrace {
 namespace {
@@ -836,6 +837,8 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
   if (lane.thread) {
     lane.thread->post([&plan, &slot] { plan.stage(slot); });
   } else {
+    std::optional<HeldWakes> one_wake_for_all;
+    if (host_) one_wake_for_all.emplace();
     plan.stage(slot);
   }
 }

@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include <millrace/inline_vector.h>
+
 #include "base/log.h"
 #include "base/try.h"
 
@@ -11,6 +13,18 @@ namespace millrace {
 namespace {
 
 thread_local const HostQueue* current_queue = nullptr;
+
+/// Wakers of sleeping queues that have work since; the queues' streams are alive meanwhile.
+struct Held {
+  bool on = false;
+  InlineVector<Waker*, 4> wakers;
+
+  void release() noexcept {
+    for (Waker* waker : wakers) waker->wake();
+    wakers.clear();
+  }
+};
+thread_local Held held;
 
 template <class... Handlers>
 struct Overloaded : Handlers... {
@@ -42,6 +56,18 @@ void copy_rows(const CopyPiece& piece) noexcept {
 
 }  // namespace
 
+HeldWakes::HeldWakes() noexcept { held.on = true; }
+
+HeldWakes::~HeldWakes() {
+  held.on = false;
+  held.release();
+}
+
+void HostQueue::await(std::uint64_t count) noexcept {
+  held.release();
+  progress_.await(count);
+}
+
 Result<std::shared_ptr<HostQueue>> HostQueue::start(const std::string& name,
                                                     std::shared_ptr<const HostFault> fault) {
   auto queue = std::make_shared<HostQueue>();
@@ -56,7 +82,11 @@ std::uint64_t HostQueue::pushed(std::unique_lock<std::mutex> lock) {
   last_.store(number, std::memory_order_release);
   const bool wake = std::exchange(asleep_, false);
   lock.unlock();
-  if (wake) waker_.wake();
+  if (wake && held.on) {
+    held.wakers.push_back(&waker_);
+  } else if (wake) {
+    waker_.wake();
+  }
   return number;
 }
 

@@ -32,6 +32,17 @@ struct EventTime {
   TimePoint time;
 };
 
+/// While it lives, tasks that this thread enqueues wake no sleeping queue: one wake for all of a
+/// queue comes at its end, or when the thread waits for a queue. Does not nest. For who enqueues
+/// several tasks in a row and blocks on nothing else meanwhile.
+class HeldWakes {
+ public:
+  HeldWakes() noexcept;
+  ~HeldWakes();
+  HeldWakes(const HeldWakes&) = delete;
+  HeldWakes& operator=(const HeldWakes&) = delete;
+};
+
 /// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that
 /// streams may go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point
 /// is a number.
@@ -93,7 +104,7 @@ class HostQueue {
   [[nodiscard]] bool reached(std::uint64_t count) const noexcept {
     return progress_.reached(count);
   }
-  void await(std::uint64_t count) noexcept { progress_.await(count); }
+  void await(std::uint64_t count) noexcept;
   /// What a device that was waited for reported; stays once set.
   [[nodiscard]] std::optional<Error> failure() const;
   /// Whether the device has failed for good, as an error.
@@ -113,6 +124,7 @@ class HostQueue {
  private:
   using Pieces = std::vector<CopyPiece>;
 
+  friend class HeldWakes;
   // Numbers the task just appended, unlocks, and wakes the thread if it sleeps.
   std::uint64_t pushed(std::unique_lock<std::mutex> lock);
   void work() noexcept;

@@ -16,6 +16,7 @@
 #include <millrace/log.h>
 
 #include "device/host/host_device.h"
+#include "device/host/host_queue.h"
 
 namespace millrace {
 namespace {
@@ -155,6 +156,24 @@ TEST_F(HostStreamTest, ATaskMayDestroyItsOwnStream) {
                  })
                   .ok());
   ran->wait(false);
+}
+
+TEST_F(HostStreamTest, HeldWakesComeAtTheEndOrWhenSomebodyWaits) {
+  std::atomic<int> ran{0};
+  ASSERT_TRUE(stream_.ref().synchronize().ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // its thread goes to sleep
+  {
+    const HeldWakes held;
+    ASSERT_TRUE(stream_.ref().run([&] { ++ran; }).ok());
+    ASSERT_TRUE(stream_.ref().run([&] { ++ran; }).ok());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_EQ(ran, 0) << "nobody woke it";
+    ASSERT_TRUE(stream_.ref().synchronize().ok());
+    EXPECT_EQ(ran, 2);
+    ASSERT_TRUE(stream_.ref().run([&] { ++ran; }).ok());
+  }
+  ASSERT_TRUE(stream_.ref().synchronize().ok());
+  EXPECT_EQ(ran, 3);
 }
 
 TEST_F(HostStreamTest, LogsWhatATaskThrows) {
