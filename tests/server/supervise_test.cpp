@@ -254,7 +254,7 @@ TEST_F(Supervise, APortInUseIsSaid) {
     for (const char* const how : {"--supervise", "--no-supervise"}) {
       ServeProcess server({models_.path(), option, how});
       EXPECT_EQ(server.exit_code(), 1) << option << " " << how;
-      EXPECT_THAT(server.output(), HasSubstr("error: cannot listen on 127.0.0.1"));
+      EXPECT_THAT(server.output(), HasSubstr("cannot listen on 127.0.0.1"));
       EXPECT_THAT(server.output(), HasSubstr(port));
       EXPECT_THAT(server.output(), HasSubstr("in use"));
     }

@@ -177,6 +177,9 @@ void Acceptor::take(Descriptor connection) {
 }
 
 void Acceptor::gone(int duplicate) noexcept {
+  // Closing it would not do: the connection is still open by its other descriptor, and its events
+  // would go on to be told by a number that may be another's by then.
+  epoll_ctl(poll_.number(), EPOLL_CTL_DEL, duplicate, nullptr);
   duplicates_.erase(duplicate);
   close(duplicate);
   connections_.fetch_sub(1, std::memory_order_relaxed);

@@ -276,6 +276,8 @@ GrpcCounters GrpcServer::counters() const noexcept {
                         .refused = context.refused,
                         .received_bytes = context.received_bytes,
                         .sent_bytes = context.sent_bytes,
+                        .refused_connections = state_->acceptor ? state_->acceptor->refused() : 0,
+                        .connections = state_->acceptor ? state_->acceptor->connections() : 0,
                         .calls_in_flight = context.budget.calls(),
                         .bytes_in_flight = context.budget.bytes()};
   std::copy(context.by_status.begin(), context.by_status.end(), counters.by_status.begin());
