@@ -172,8 +172,8 @@ CELLS = {
                         [bench(RESNET, *OFFLINE, "32", "--lanes", "4", "--compare", "direct", pairs=3),
                          bench(RESNET, "--concurrency", "256", "--batch", "32", "--lanes", "4")], judge_callers),
 }
-AVERAGE = ROOT / "tests" / "models" / "average.onnx"
-CELLS["gpu_gather"] = Cell("64 requests from separate pinned buffers", AVERAGE,
+AVERAGE = Path("tests") / "models" / "average.onnx"  # from the repository's folder
+CELLS["gpu_gather"] = Cell("64 requests from separate pinned buffers", ROOT / AVERAGE,
                            [lambda quick, earlier: ["bench_gather", "--model", str(AVERAGE), *(["--rounds", "1"] if quick else [])]], judge_gather)
 # By model and batch: lanes for host memory, and for data on the GPU. Found by trying 1 to 16 of them on an H200; what the best loop by
 # hand takes with a hardware queue for each stream where that loop has more.
