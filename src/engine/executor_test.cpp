@@ -22,9 +22,12 @@ namespace {
 using testing::Contains;
 using testing::IsEmpty;
 
-class ExecutorTest : public testing::Test {
+/// The parameter: how many microseconds a thread looks for more before it sleeps.
+class ExecutorTest : public testing::TestWithParam<int> {
  protected:
-  void start(int threads) { executor_ = std::make_unique<Executor>(threads); }
+  void start(int threads) {
+    executor_ = std::make_unique<Executor>(threads, std::chrono::microseconds(GetParam()));
+  }
   // An answered request whose callback is `callback`.
   RequestState* answered(Callback callback, Result<Response> answer = Response()) {
     RequestState* state = RequestState::make();
@@ -50,7 +53,7 @@ class ExecutorTest : public testing::Test {
   std::unique_ptr<Executor> executor_;
 };
 
-TEST_F(ExecutorTest, CallsEachOnceWithItsAnswer) {
+TEST_P(ExecutorTest, CallsEachOnceWithItsAnswer) {
   start(1);
   std::vector<std::string> seen;
   std::vector<RequestState*> batch;
@@ -75,7 +78,7 @@ TEST_F(ExecutorTest, CallsEachOnceWithItsAnswer) {
   EXPECT_THAT(seen, testing::ElementsAre("a", "b", "gone"));
 }
 
-TEST_F(ExecutorTest, LetsGoOfTheRequestAndTellsItsModel) {
+TEST_P(ExecutorTest, LetsGoOfTheRequestAndTellsItsModel) {
   start(1);
   auto held = std::make_shared<int>(0);
   const std::int64_t before = model_.outstanding();
@@ -85,7 +88,7 @@ TEST_F(ExecutorTest, LetsGoOfTheRequestAndTellsItsModel) {
   EXPECT_EQ(model_.outstanding(), before - 1);
 }
 
-TEST_F(ExecutorTest, EqualKeysKeepTheirOrderOnOneThread) {
+TEST_P(ExecutorTest, EqualKeysKeepTheirOrderOnOneThread) {
   start(4);
   std::mutex mutex;
   std::map<std::size_t, std::vector<int>> order;
@@ -107,7 +110,7 @@ TEST_F(ExecutorTest, EqualKeysKeepTheirOrderOnOneThread) {
   }
 }
 
-TEST_F(ExecutorTest, ACallbackThatBlocksHoldsUpItsOwnThreadOnly) {
+TEST_P(ExecutorTest, ACallbackThatBlocksHoldsUpItsOwnThreadOnly) {
   start(2);
   std::promise<void> open;
   std::promise<void> other;
@@ -122,7 +125,7 @@ TEST_F(ExecutorTest, ACallbackThatBlocksHoldsUpItsOwnThreadOnly) {
   EXPECT_TRUE(behind);
 }
 
-TEST_F(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
+TEST_P(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
   std::mutex mutex;
   std::vector<std::string> log;
   log_to([&](LogLevel, std::string_view message) {
@@ -141,7 +144,7 @@ TEST_F(ExecutorTest, ACallbackThatThrowsIsLoggedAndTheNextIsCalled) {
   EXPECT_THAT(log, Contains("model \"m\": a callback threw"));
 }
 
-TEST_F(ExecutorTest, ACallbackMayPost) {
+TEST_P(ExecutorTest, ACallbackMayPost) {
   start(1);
   std::promise<void> done;
   post(0, [&](const Result<Response>&, bool) {
@@ -149,6 +152,8 @@ TEST_F(ExecutorTest, ACallbackMayPost) {
   });
   done.get_future().wait();
 }
+
+INSTANTIATE_TEST_SUITE_P(Spin, ExecutorTest, testing::Values(0, 200));
 
 }  // namespace
 }  // namespace millrace
