@@ -25,17 +25,17 @@ struct Watched {
 };
 std::array<Watched, SharedMapping::kMost> watched;
 struct sigaction handler_before;
+std::uintptr_t page_bytes = 0;  // set before the handler
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
   const int before = errno;
   const auto at = reinterpret_cast<std::uintptr_t>(info->si_addr);
-  static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   for (Watched& entry : watched) {
     const std::uintptr_t begin = entry.begin.load(std::memory_order_acquire);
     if (begin <= 1 || at < begin || at >= entry.end.load(std::memory_order_acquire)) continue;
-    void* const start = reinterpret_cast<void*>(at / page * page);
-    if (mmap(start, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-        MAP_FAILED) {
+    void* const start = reinterpret_cast<void*>(at / page_bytes * page_bytes);
+    if (mmap(start, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+             0) == MAP_FAILED) {
       break;
     }
     entry.torn.store(true, std::memory_order_release);
@@ -55,7 +55,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
 void install_handler() {
   static std::once_flag once;
   std::call_once(once, [] {
-    (void)sysconf(_SC_PAGESIZE);
+    page_bytes = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
     struct sigaction action {};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
