@@ -106,7 +106,8 @@ bool Service::ready() const noexcept {
 void Service::start_draining() noexcept { state_->draining.store(true, std::memory_order_release); }
 
 Result<bool> Service::model_ready(std::string_view model, std::string_view version) const {
-  const auto served = state_->repository.find(model, version);
+  // One that was evicted comes back when it is asked for: a look must not bring it back.
+  const auto served = state_->repository.find_now(model, version);
   if (served) return true;
   if (served.error().code == ErrorCode::not_found) return served.error();
   return false;
@@ -273,7 +274,7 @@ Result<Ticket> Service::infer(Call call, AnswerCallback callback) {
 
 Result<Tensor> Service::receive_buffer(std::string_view model, std::size_t bytes) {
   const Shape shape = {static_cast<std::int64_t>(bytes)};
-  const auto served = state_->repository.find(model, {});
+  const auto served = state_->repository.find_now(model, {});
   // Who will answer with an error can read the body into any memory.
   if (!served || bytes == 0) return Tensor::allocate(DataType::uint8, shape);
   return state_->engine.new_tensor(DataType::uint8, shape);

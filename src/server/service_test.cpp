@@ -326,6 +326,28 @@ TEST_F(ServiceTest, ReadinessGoesBeforeTheServer) {
   EXPECT_TRUE(infer(echo(numbers_)).ok()) << "what still comes is answered";
 }
 
+TEST_F(ServiceTest, ALookAtAModelThatWasEvictedDoesNotBringItBack) {
+  const testing::TestFolder folder;
+  for (const char* const name : {"a", "b"}) {
+    folder.reference(name, 1,
+                     R"({"kind": "identity", "options": {"shape": "4", "max_items": 1, )"
+                     R"("weights_bytes": "5MiB"}})");
+  }
+  Engine engine = testing::host_engine(std::size_t{8} << 20);
+  RepositoryOptions models;
+  models.folders = {folder.path()};
+  models.mode = RepositoryMode::control;
+  models.load_at_start = {"a"};
+  models.eviction.enabled = true;
+  const auto repository = *ModelRepository::open(engine, models);
+  Service service(engine, *repository, {.repository_control = true});
+  ASSERT_TRUE(service.load_model("b", {}).ok());
+  EXPECT_TRUE(*service.model_ready("a", "")) << "it comes back when it is asked for";
+  EXPECT_TRUE(service.receive_buffer("a", 64).ok());
+  EXPECT_EQ(repository->served("a").size(), 0u);
+  EXPECT_EQ(repository->served("b").size(), 1u);
+}
+
 TEST_F(ServiceTest, WhatIsNotAllowedIsRefusedByName) {
   Service strict(*engine_, *repository_, {});
   for (const Result<void>& refused :
