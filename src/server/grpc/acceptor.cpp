@@ -100,6 +100,17 @@ Result<int> port_of(const Descriptor& socket) {
                concat("descriptor ", socket.number(), ": expected a TCP socket that listens")};
 }
 
+std::string address_of(const Descriptor& socket) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  std::array<char, NI_MAXHOST> text{};
+  const bool known =
+      getsockname(socket.number(), reinterpret_cast<sockaddr*>(&address), &size) == 0 &&
+      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, text.data(), text.size(),
+                  nullptr, 0, NI_NUMERICHOST) == 0;
+  return known ? text.data() : "";
+}
+
 Acceptor::Acceptor(Descriptor socket, std::size_t max_connections, HandOver hand_over) noexcept
     : socket_(std::move(socket)),
       max_connections_(max_connections),

@@ -37,6 +37,9 @@ class Descriptor {
 /// Errors: invalid_argument where it is no socket that listens on an address with a port.
 [[nodiscard]] Result<int> port_of(const Descriptor& socket);
 
+/// The address that it is bound to, as numbers; empty where it has none.
+[[nodiscard]] std::string address_of(const Descriptor& socket);
+
 /// Hands connections over. Whoever gets one closes it; the acceptor sees it by a duplicate of the
 /// descriptor, which tells when either side has shut the connection down.
 class Acceptor {

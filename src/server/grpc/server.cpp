@@ -65,21 +65,6 @@ int as_int(std::size_t value) noexcept {
   return static_cast<int>(std::min<std::size_t>(value, INT_MAX));
 }
 
-/// Whether that may be listened on with what protects it.
-Result<void> check_open(const GrpcOptions& options) {
-  const std::string& host = options.host;
-  const bool loopback =
-      host.starts_with("127.") || host == "localhost" || host == "::1" || host == "[::1]";
-  if (loopback || options.allow_open || !options.tls.certificate.empty() ||
-      !options.tokens.empty()) {
-    return {};
-  }
-  return Error{ErrorCode::invalid_argument,
-               concat("gRPC on ", host,
-                      " is open to everybody who reaches this machine; expected TLS, a token, or "
-                      "that it is allowed explicitly")};
-}
-
 void configure(const GrpcOptions& options, grpc::ServerBuilder& builder) {
   const auto milliseconds = [](std::chrono::milliseconds time) {
     return static_cast<int>(std::min<std::int64_t>(time.count(), INT_MAX));
@@ -190,7 +175,6 @@ class GrpcServer::State {
 
   Result<void> start() {
     gpr_set_log_function(log_from_grpc);
-    MILLRACE_TRY(check_open(context.options));
     MILLRACE_ASSIGN(const auto secured, open_credentials(context.options.tls));
     grpc::ServerBuilder builder;
     configure(context.options, builder);
@@ -198,6 +182,8 @@ class GrpcServer::State {
                                            ? Descriptor(context.options.socket)
                                            : listen_on(context.options.host, context.options.port));
     MILLRACE_ASSIGN(port, port_of(socket));
+    const GrpcOptions& chosen = context.options;
+    MILLRACE_TRY(check_exposure(address_of(socket), chosen.tls, chosen.tokens, chosen.allow_open));
     connections = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, secured);
     builder.RegisterService(&infer);

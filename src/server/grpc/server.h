@@ -14,17 +14,10 @@
 #include <millrace/device.h>
 #include <millrace/error.h>
 
+#include "server/exposure.h"
 #include "server/service.h"
 
 namespace millrace::server {
-
-/// Files in PEM.
-struct GrpcTlsFiles {
-  std::string certificate;  // with its chain; empty: no TLS
-  std::string key;
-  /// Not empty: clients must show a certificate that one of these signed (mutual TLS).
-  std::string client_authorities;
-};
 
 /// A call that is over. The views last for the callback.
 struct GrpcCallRecord {
@@ -72,7 +65,7 @@ struct GrpcOptions {
   /// Answers are compressed, with what the client takes.
   bool compress = false;
 
-  GrpcTlsFiles tls{};
+  TlsFiles tls{};
   /// Not empty: every call but those for health needs one of these, as "authorization: Bearer
   /// TOKEN".
   std::vector<std::string> tokens{};

@@ -42,7 +42,7 @@ Result<std::string> read_certificates(const std::string& file, Owned<X509>& firs
 
 }  // namespace
 
-Result<std::shared_ptr<grpc::ServerCredentials>> open_credentials(const GrpcTlsFiles& files) {
+Result<std::shared_ptr<grpc::ServerCredentials>> open_credentials(const TlsFiles& files) {
   if (files.certificate.empty()) return grpc::InsecureServerCredentials();
   const bool mutual = !files.client_authorities.empty();
   grpc::SslServerCredentialsOptions options(

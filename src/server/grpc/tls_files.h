@@ -14,6 +14,6 @@ namespace millrace::server {
 /// What connections are secured with; plain ones where no certificate is named. Errors: not_found
 /// (a file), invalid_argument (not PEM, or certificate and key are no pair), naming the file.
 [[nodiscard]] Result<std::shared_ptr<grpc::ServerCredentials>> open_credentials(
-    const GrpcTlsFiles& files);
+    const TlsFiles& files);
 
 }  // namespace millrace::server

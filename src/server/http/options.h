@@ -12,19 +12,13 @@
 
 #include <millrace/device.h>
 
+#include "server/exposure.h"
+
 namespace millrace {
 struct ServedTraffic;
 }
 
 namespace millrace::server {
-
-/// Files in PEM.
-struct TlsFiles {
-  std::string certificate;  // with its chain; empty: no TLS
-  std::string key;
-  /// Not empty: clients must show a certificate that one of these signed (mutual TLS).
-  std::string client_authorities;
-};
 
 /// Where to listen.
 struct HttpListener {

@@ -55,17 +55,6 @@ Result<void> check(const HttpOptions& options) {
   return {};
 }
 
-// Whether whoever reaches `address` may do without TLS and token.
-Result<void> check_exposure(const asio::ip::address& address, const HttpOptions& options) {
-  if (address.is_loopback() || options.allow_open || !options.tls.certificate.empty() ||
-      !options.tokens.empty()) {
-    return {};
-  }
-  return invalid(concat("refused to listen on ", address.to_string(),
-                        " with neither TLS nor a token: whoever reaches it could use it. Give one "
-                        "of them, listen on 127.0.0.1, or allow it explicitly"));
-}
-
 // Accepts connections on one socket and hands them to the threads in turn.
 class Acceptor : public std::enable_shared_from_this<Acceptor> {
  public:
@@ -112,6 +101,9 @@ Result<asio::ip::address> resolve(const std::string& host) {
 
 Result<void> Acceptor::open(const HttpListener& listener, const HttpOptions& options,
                             bool exposed) {
+  const auto check = [&options](const asio::ip::address& address) {
+    return check_exposure(address.to_string(), options.tls, options.tokens, options.allow_open);
+  };
   error_code error;
   if (listener.socket >= 0) {
     sockaddr_storage storage{};
@@ -122,10 +114,10 @@ Result<void> Acceptor::open(const HttpListener& listener, const HttpOptions& opt
     acceptor_.assign(storage.ss_family == AF_INET6 ? Tcp::v6() : Tcp::v4(), listener.socket, error);
     if (error) return invalid(concat("socket ", listener.socket, ": ", error.message()));
     const Tcp::endpoint local = acceptor_.local_endpoint(error);
-    if (!exposed) MILLRACE_TRY(check_exposure(local.address(), options));
+    if (!exposed) MILLRACE_TRY(check(local.address()));
   } else {
     MILLRACE_ASSIGN(const asio::ip::address address, resolve(listener.host));
-    if (!exposed) MILLRACE_TRY(check_exposure(address, options));
+    if (!exposed) MILLRACE_TRY(check(address));
     const Tcp::endpoint endpoint(address, listener.port);
     acceptor_.open(endpoint.protocol(), error);
     if (!error) acceptor_.set_option(Tcp::acceptor::reuse_address(true), error);
