@@ -174,6 +174,10 @@ class Lane {
   /// Why the prepared run is no graph though graphs were asked for; empty: it is one. The text
   /// lives as long as the lane. Of keys that `prepare` has returned.
   virtual std::string_view not_captured(ShapeKey) const { return {}; }
+  /// A number that the stream raises by one at the end of each run of that key, so that nothing
+  /// needs to be enqueued behind it to learn that it is over; null for keys whose runs do not. One
+  /// for all that do; it lives as long as the lane.
+  virtual const std::atomic<std::uint64_t>* run_count(ShapeKey) const { return nullptr; }
   /// What it holds now. Of whoever calls `prepare`.
   virtual LaneMemory memory() const { return {}; }
   /// Ends a running batch soon, with an error in its status. Errors: unsupported.

@@ -25,6 +25,7 @@ struct Options {
   std::vector<int> lanes;
   std::vector<std::int64_t> batches;
   bool offline = false;
+  int in_flight = 0;  // of --offline; 0: twice what the lanes hold
   int concurrency = 0;
   double rate = 0;
   std::int64_t request_items = 0;
@@ -112,6 +113,9 @@ void check(const Options& options) {
   if (loads > 1)
     throw UsageError("expected one of --offline, --concurrency and --rate, got " +
                      std::to_string(loads));
+  if (options.in_flight > 0 && !options.offline) {
+    throw UsageError("--in-flight goes with --offline; without it --concurrency says how many");
+  }
   if (options.offline && options.request_items > 0)
     throw UsageError(
         "--request-items does not go with --offline, whose requests are whole batches");
@@ -154,9 +158,10 @@ Result<LoadOptions> load_of(const Options& options, const Engine& engine, const 
   load.request_items = std::max<std::int64_t>(options.request_items, 1);
   if (options.offline) {
     load.request_items = info.max_items;
-    for (const ModelInfo::Placement& placement : info.placements)
-      load.concurrency += 2 * placement.lanes * placement.slots;
-    --load.concurrency;  // it began with 1
+    load.concurrency = options.in_flight;
+    for (const ModelInfo::Placement& placement : info.placements) {
+      if (options.in_flight == 0) load.concurrency += 2 * placement.lanes * placement.slots;
+    }
   } else if (options.rate > 0) {
     load.arrival = Arrival::poisson;
     load.rate = options.rate;
@@ -455,7 +460,8 @@ Result<ServerBench> server_bench(const Options& options, std::int64_t items) {
     load.arrival = Arrival::poisson;
     load.rate = options.rate;
   } else {
-    load.concurrency = options.offline           ? kOfflineInFlight
+    load.concurrency = options.in_flight > 0     ? options.in_flight
+                       : options.offline         ? kOfflineInFlight
                        : options.concurrency > 0 ? options.concurrency
                                                  : kDefaultConcurrency;
   }
@@ -545,6 +551,10 @@ Result<int> run(const Options& options) {
 void add_load_options(CLI::App& verb, Options& options) {
   verb.add_flag("--offline", options.offline,
                 "Whole batches, as many in flight as saturate the devices");
+  verb.add_option("--in-flight", options.in_flight,
+                  "Of --offline: requests in flight (default: twice what the lanes hold)")
+      ->check(CLI::Range(1, 65536))
+      ->type_name("N");
   verb.add_option("--concurrency", options.concurrency, "Keep N requests in flight")
       ->check(CLI::Range(1, 65536))
       ->type_name("N");

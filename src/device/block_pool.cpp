@@ -1,5 +1,6 @@
 #include "device/block_pool.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <mutex>
@@ -41,6 +42,11 @@ constexpr std::size_t class_of(std::size_t bytes) {
   const std::size_t index = 2 * (bits - kSmallestBits);
   return bytes <= class_bytes(index - 1) ? index - 1 : index;
 }
+
+// How many classes larger an idle block may be that is taken instead of a new one: 4 are 4 times
+// the size. Requests of ever other sizes would else make a block of each size for as many of them
+// as there ever are at once.
+constexpr std::size_t kClassesLarger = 4;
 
 // Tells AddressSanitizer which part of a block may be used: the first `bytes` of `all`.
 void allow([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes,
@@ -131,11 +137,12 @@ Result<Block> BlockPool::State::take(std::size_t bytes) {
 
 BlockPool::State::Record* BlockPool::State::take_idle(std::size_t index) {
   std::lock_guard lock(mutex_);
-  SizeClass& size_class = classes_[index];
-  size_class.last_used = ++uses_;
-  Record* record = size_class.idle;
-  if (!record) return nullptr;
-  size_class.idle = std::exchange(record->next, nullptr);
+  classes_[index].last_used = ++uses_;
+  const std::size_t end = std::min(index + kClassesLarger + 1, kClasses);
+  while (index < end && !classes_[index].idle) ++index;
+  if (index == end) return nullptr;
+  Record* record = classes_[index].idle;
+  classes_[index].idle = std::exchange(record->next, nullptr);
   record->renew();
   statistics_.idle_bytes -= class_bytes(index);
   ++statistics_.taken;

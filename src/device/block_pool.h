@@ -27,8 +27,9 @@ struct BlockPoolStatistics {
 };
 
 /// Keeps returned blocks for the next taker, by size: powers of two and the sizes half way between
-/// them (so that at most a third of a block is unused), from 256 bytes. In the steady state a block
-/// costs one short lock and no allocation.
+/// them (so that at most a third of a new block is unused), from 256 bytes. Where none of its size
+/// is idle, one of up to four times the size is taken before a new one is made. In the steady state
+/// a block costs one short lock and no allocation.
 ///
 /// Idle blocks never exceed `max_idle_bytes`: beyond that, those of the size longest unused are
 /// freed.

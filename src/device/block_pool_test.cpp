@@ -62,6 +62,30 @@ TEST(BlockPool, HandsTheSameMemoryOutAgainOnceTheLastLeaseIsGone) {
   EXPECT_EQ(device.memory().used_bytes, 2 * kKiB);
 }
 
+TEST(BlockPool, TakesAnIdleBlockOfUpToFourTimesTheSizeBeforeANewOne) {
+  HostDevice device = make_device();
+  BlockPool pool(device, MemoryKind::device);
+  Block block = pool.take(kKiB).value();
+  const void* const data = block.data;
+  for (const std::size_t bytes : {std::size_t{600}, std::size_t{256}, kKiB}) {
+    block.lease.reset();
+    block = pool.take(bytes).value();
+    EXPECT_EQ(block.data, data) << bytes;
+    EXPECT_EQ(block.bytes, bytes);
+    EXPECT_EQ(pool.statistics().held_bytes, kKiB);
+  }
+  block.lease.reset();
+  const Block other = pool.take(kKiB + 1).value();  // too little
+  EXPECT_NE(other.data, data);
+  block = pool.take(4 * kKiB).value();
+  block.lease.reset();
+  const Block small = pool.take(256).value();
+  EXPECT_EQ(small.data, data);
+  const Block next = pool.take(256).value();  // all that is idle is more than four times as large
+  EXPECT_EQ(pool.statistics().allocated, 4u);
+  EXPECT_EQ(pool.statistics().idle_bytes, 4 * kKiB);
+}
+
 TEST(BlockPool, ZeroBytesNeedNoMemory) {
   HostDevice device = make_device();
   BlockPool pool(device, MemoryKind::pinned);
@@ -99,12 +123,13 @@ TEST(BlockPool, GivesIdleMemoryUpBeforeItRefuses) {
   BlockPool pool(device, MemoryKind::device);
   { Block idle = pool.take(6 * kKiB).value(); }
   EXPECT_EQ(device.memory().used_bytes, 6 * kKiB);
-  Block held = pool.take(4 * kKiB).value();
-  EXPECT_EQ(device.memory().used_bytes, 4 * kKiB);
+  Block held = pool.take(7 * kKiB).value();
+  EXPECT_EQ(device.memory().used_bytes, 8 * kKiB);
   const auto refused = pool.take(5 * kKiB);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::out_of_memory);
   EXPECT_EQ(pool.take(SIZE_MAX).error().code, ErrorCode::out_of_memory);
+  held.lease.reset();
   EXPECT_TRUE(pool.take(4 * kKiB).ok());
 }
 

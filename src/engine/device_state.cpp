@@ -19,6 +19,8 @@ constexpr Duration kSamplesApart = std::chrono::milliseconds(2);
 constexpr Duration kFaultCheckEvery = std::chrono::milliseconds(10);
 constexpr Duration kSpinAfterWork = std::chrono::microseconds(50);
 constexpr Duration kShortestLead = std::chrono::microseconds(20);
+/// Of a batch's time, what a lane may wait to stay in step.
+constexpr int kStepShare = 32;
 constexpr Duration kLongestLead = std::chrono::milliseconds(2);
 /// Between devices that share the host's memory a move is nothing but a read.
 constexpr MoveCost kHostMove{std::chrono::microseconds(5), 5e9};
@@ -136,6 +138,17 @@ void DeviceState::on_driver(const std::function<void()>& command) {
   done.get_future().wait();
 }
 
+bool DeviceState::gives_sign_of_life() {
+  const bool overdue = sign_is_due_.exchange(true, std::memory_order_acq_rel);
+  if (!overdue) {
+    std::lock_guard lock(mutex_);
+    commands_.push_back([this] { sign_is_due_.store(false, std::memory_order_release); });
+    has_commands_.store(true, std::memory_order_seq_cst);
+  }
+  wake_driver_thread();
+  return !overdue;
+}
+
 bool DeviceState::run_commands() {
   if (!has_commands_.load(std::memory_order_acquire)) return false;
   std::vector<std::function<void()>> commands;
@@ -237,7 +250,7 @@ bool DeviceState::complete_finished() {
   const auto look_at = [&](PlanState& plan) {
     for (auto& lane : plan.lanes) {
       // Of a lost device all is answered, and what its streams may touch is held for ever.
-      while (!lost() && !lane->in_flight.empty() && lane->in_flight.front()->finished()) {
+      while (!lost() && !lane->in_flight.empty() && lane->in_flight.front()->finished(now_)) {
         complete(plan, *lane, *lane->in_flight.front());
         any = true;
       }
@@ -644,12 +657,32 @@ void DeviceState::expire_requests() {
 // -------------------------------------------------------------------------------------------------
 // launching
 
-LaneState* DeviceState::best_lane(PlanState& plan) const {
+/// Lanes that are at the same place of the same model share what they read, its weights above all:
+/// ResNet-50 on an H200, batches of 8 that stay there, ran 4 to 9% faster on 8 lanes in step. They
+/// stay in step when they are launched in the order of the last time, for which a lane that was
+/// early waits a moment. Not where copies are to overlap with runs.
+bool DeviceState::waits_for_step(const PlanState& plan, const LaneState& lane) {
+  if (host_ || lane.thread) return false;
+  const BatchSlot* const last = lane.last_slot;
+  if (!last || last->leaves_device || !lane.in_flight.empty()) return false;
+  const TimePoint until = lane.last_progress + last->estimate / kStepShare;
+  if (now_ >= until) return false;
+  const bool early = std::any_of(plan.lanes.begin(), plan.lanes.end(), [last](const auto& other) {
+    if (other->in_flight.empty() || other->quarantined) return false;
+    const BatchSlot& front = *other->in_flight.front();
+    return front.number < last->number && !front.leaves_device && front.items == last->items;
+  });
+  if (early) look_again_ = std::min(look_again_, until);
+  return early;
+}
+
+LaneState* DeviceState::best_lane(PlanState& plan) {
   LaneState* best = nullptr;
   for (auto& lane : plan.lanes) {
     if (lane->quarantined || lane->terminating || lane->in_flight.size() >= lane->slots.size()) {
       continue;
     }
+    if (waits_for_step(plan, *lane)) continue;
     if (!best) {
       best = lane.get();
       continue;
@@ -743,7 +776,7 @@ bool DeviceState::launch_ready() {
 namespace {
 
 struct FreeLane {
-  const PlanState& plan;
+  PlanState& plan;
   const LaneState& lane;
 
   static bool suits(const void* context, const RequestState& request) {
@@ -758,6 +791,7 @@ bool DeviceState::launch_from(PlanState& plan) {
   LaneState& found = *best_lane(plan);
   BatchSlot& first = *found.free_slot();
   now_ = Clock::now();
+  plan.forget_lookup();
   PullQuery query = query_for(plan, found);
   const FreeLane free{plan, found};
   if (plan.searches()) {
@@ -809,6 +843,8 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
   slot.estimate = plan.times.estimate(slot.items);
   slot.lane_was_idle = lane.in_flight.empty();
   ++slot.expected;
+  slot.run_count = nullptr;
+  slot.asks_event = false;
   if (slot.lane_was_idle) lane.last_progress = now;
   const Duration hang_timeout = plan.model->config().hang_timeout;
   if (hang_timeout > Duration::zero()) {
@@ -822,6 +858,7 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
     }
   }
   lane.last_used = now;
+  lane.last_slot = &slot;
   lane.in_flight.push_back(&slot);
   if (!plan.active) {
     plan.active = true;

@@ -87,6 +87,9 @@ class DeviceState {
   bool retire(std::unique_ptr<PlanState>& plan);
   /// Runs a command as part of driving, and waits until it is done. Not for the driver itself.
   void on_driver(const std::function<void()>& command);
+  /// Whether the driver has gone round since this was called last, as it is asked to here. Does not
+  /// wait for it, nor drive. One caller at a time.
+  [[nodiscard]] bool gives_sign_of_life();
   /// Answers what is in flight of `plan` as if its lanes hung.
   void give_up_on(PlanState& plan);
 
@@ -126,7 +129,8 @@ class DeviceState {
   void expire_requests();
   bool launch_ready();
   bool launch_from(PlanState& plan);
-  LaneState* best_lane(PlanState& plan) const;
+  LaneState* best_lane(PlanState& plan);
+  [[nodiscard]] bool waits_for_step(const PlanState& plan, const LaneState& lane);
   PullQuery query_for(PlanState& plan, const LaneState& lane);
   [[nodiscard]] bool samples(std::uint64_t number, TimePoint now) noexcept;
   void launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
@@ -155,6 +159,7 @@ class DeviceState {
   std::mutex mutex_;
   std::vector<std::function<void()>> commands_;  // guarded by mutex_
   std::atomic<bool> has_commands_{false};
+  std::atomic<bool> sign_is_due_{false};
   std::atomic<bool> stop_{false};
   std::atomic<bool> lost_{false};
   std::vector<std::pair<DeviceId, MoveCost>> move_costs_;

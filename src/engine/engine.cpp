@@ -16,6 +16,7 @@
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/model_state.h"
+#include "engine/sign_of_life.h"
 
 namespace millrace {
 namespace {
@@ -513,7 +514,16 @@ class EngineAccess {
     state->fulfil();
     return future(Lease::adopt(state), state);
   }
+  static EngineState& state(const Engine& engine) { return *engine.state_; }
 };
+
+bool drivers_respond(const Engine& engine) {
+  bool all = true;
+  for (const auto& device : EngineAccess::state(engine).devices) {
+    all = device->gives_sign_of_life() && all;
+  }
+  return all;
+}
 
 bool Ticket::cancel() noexcept {
   if (!state_ || !state_->claim(RequestState::Stage::withdrawn)) return false;

@@ -69,6 +69,8 @@ class BatchSlot {
   ShapeKey key = kEager;
   bool bound_in_place = false;
   bool in_place_run = false;         // `key` was prepared for the caller's addresses
+  bool leaves_device = false;        // data comes from elsewhere, or goes there
+  bool run_is_last = false;          // nothing is enqueued behind the run
   std::optional<EagerReason> eager;  // it was to be a graph and is none
   TimePoint staged;
   std::vector<TensorView> inputs;
@@ -82,12 +84,21 @@ class BatchSlot {
   std::vector<TensorView> host_results;
   std::vector<Lease> host_leases;
   std::vector<CopyPiece> pieces;
+  std::size_t piece_bytes = 0;  // of all of them
   BatchIo io;
   BatchStatus status;
 
-  // Completion: the stream writes `expected` into `word`.
+  // Completion: the stream writes `expected` into `word`; or the run is the lane's last work for
+  // the batch and counts itself; or `done` is asked now and then. Which it is the driver has chosen
+  // before it looks: on a lane with a thread of its own it is the word.
   std::atomic<std::uint64_t>* word = nullptr;
   std::uint64_t expected = 0;
+  const std::atomic<std::uint64_t>* run_count = nullptr;  // null: `word` tells
+  std::uint64_t run_number = 0;                           // reached when the run is over
+  bool asks_event = false;
+  TimePoint ask_again;
+  TimePoint soon_over;
+  Duration ask_every{};
   Event started, copied_in, computed, copied_out, done;
   /// Read once, when a sampled batch is over.
   struct DeviceTimes {
@@ -105,9 +116,7 @@ class BatchSlot {
   std::vector<Lease> held;
   bool given_up = false;
 
-  [[nodiscard]] bool finished() const noexcept {
-    return word->load(std::memory_order_acquire) == expected;
-  }
+  [[nodiscard]] bool finished(TimePoint now) noexcept;
 };
 
 /// A lane as the driver sees it.
@@ -125,12 +134,15 @@ class LaneState {
   /// the stream runs them one after the other.
   std::vector<Buffer> scratch_outputs;
 
+  std::uint64_t counted_runs = 0;  // enqueued so far, of keys with a `Lane::run_count`
+
   // The driver's.
   std::deque<BatchSlot*> in_flight;  // oldest first
   TimePoint last_progress;
   TimePoint idle_from;  // expected
   TimePoint last_used;
-  TimePoint last_end;  // of the last batch, on the device
+  const BatchSlot* last_slot = nullptr;  // of the batch launched last
+  TimePoint last_end;                    // of the last batch, on the device
   bool quarantined = false;
   bool terminating = false;
 
@@ -199,7 +211,9 @@ class PlanState {
   [[nodiscard]] bool searches() noexcept { return in_place_count_ > 0 && --searches_paused_ < 0; }
   void count_search(bool found) noexcept;
   /// Whether `lane` is prepared for where this request's data lies.
-  [[nodiscard]] bool prepared_on(const LaneState& lane, const RequestState& request) const;
+  [[nodiscard]] bool prepared_on(const LaneState& lane, const RequestState& request);
+  /// Requests may have gone since the last launch: what was found out about one counts no more.
+  void forget_lookup() noexcept { lookup_.request = nullptr; }
 
   // Set once when published.
   ModelState* model = nullptr;
@@ -241,6 +255,12 @@ class PlanState {
   void fixed_io(BatchSlot& slot, std::int64_t items);
   [[nodiscard]] std::size_t slot_bytes() const;
 
+  struct Lookup {
+    const RequestState* request = nullptr;
+    std::optional<AddressKey> key;  // nothing: it cannot run in place
+    InPlaceRuns* runs = nullptr;    // null: none are known
+  };
+  const Lookup& look_up(std::span<RequestState* const> requests);
   [[nodiscard]] std::optional<AddressKey> address_key(
       std::span<RequestState* const> requests) const;
   bool choose_in_place(BatchSlot& slot);
@@ -276,7 +296,8 @@ class PlanState {
   [[nodiscard]] bool binds_in_place(const BatchSlot& slot, const TensorView& view) const;
 
   DeviceState& device_;
-  const bool apart_;  // the device's memory is not the host's
+  const bool apart_;        // the device's memory is not the host's
+  const bool asks_events_;  // see BatchSlot::asks_event
   const std::string name_;
   const ModelConfig config_;
   BatchPolicy batching_;
@@ -289,6 +310,7 @@ class PlanState {
   int searches_in_vain_ = 0;                                           // the driver's
   std::size_t in_place_count_ = 0;                                     // the driver's
   std::unordered_map<AddressKey, InPlaceRuns, AddressHash> in_place_;  // the driver's
+  Lookup lookup_;                                                      // the driver's
   std::unique_ptr<Plan> plan_;
 
  public:

@@ -1,6 +1,7 @@
 // Lanes that never finish: their requests are answered, what they may touch is held, everybody else
 // goes on.
 #include "backends/reference/test_hooks.h"
+#include "engine/sign_of_life.h"
 #include "tests/engine/harness.h"
 
 namespace millrace::testing {
@@ -305,6 +306,30 @@ TEST_F(HangsToo, ALaneComesBackForItsQueueOnly) {
     expect_error(stuck.infer(numbers.request()), ErrorCode::unavailable);
     std::this_thread::sleep_for(milliseconds(1));
   }
+}
+
+/// On a host device the stream that ends the first batch enqueues the second, and is stuck in that.
+TEST(HungDriver, GivesNoSignOfLife) {
+  const Numbers numbers;
+  Engine engine = make_engine();
+  EXPECT_TRUE(eventually([&] { return drivers_respond(engine); }));
+  EXPECT_TRUE(eventually([&] { return drivers_respond(engine); }));
+  ModelConfig config = named("stuck", "reference:hang?at=2&when=enqueue&batch_us=100000");
+  config.lanes = config.slots = 1;
+  config.batching.max_items = 1;
+  const Model stuck = must(engine.load(config));
+  Future first = stuck.submit(numbers.request());
+  Future second = stuck.submit(numbers.request());
+  ASSERT_TRUE(eventually([] { return hung_reference_batches() == 1; }));
+  (void)drivers_respond(engine);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_FALSE(drivers_respond(engine));
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  release_hung_reference_batches();
+  EXPECT_TRUE(eventually([&] { return drivers_respond(engine); }));
+  EXPECT_TRUE(get(first).ok());
+  EXPECT_TRUE(get(second).ok());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
 #include <thread>
 
 #include "tests/gpu/digits.h"
@@ -144,14 +145,24 @@ class GpuFaultChild : public testing::Test {
     ASSERT_FALSE(late.ok());
     EXPECT_EQ(late.error().code, ErrorCode::gpu_fault) << late.error().message;
   }
+  static void say(const char* what) {
+    std::printf("  %s\n", what);
+    std::fflush(stdout);
+  }
   /// Requests on the first GPU that wait for a stream which is held shut.
   std::vector<Future> in_flight(const Model& model, int count) {
     Device& first = *digits::device(*engine_, kFirst);
+    // What is loaded or allocated at its first use must be there: it would wait for the kernel that
+    // holds the stream.
+    const Tensor input = digits::on_device(*engine_, samples_[0], kFirst);
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_TRUE(samples_[0].matches(model.infer(digits::request_of(input, {}))));
+    }
     held_ = must(first.new_stream({}));
     ready_ = must(first.new_event(EventTiming::untimed));
     must(hold_stream(held_, open_));
     must(held_.ref().record(ready_));
-    const Tensor input = digits::on_device(*engine_, samples_[0], kFirst);
+    say("the stream is held");
     std::vector<Future> futures;
     futures.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) {
@@ -162,6 +173,7 @@ class GpuFaultChild : public testing::Test {
       std::this_thread::yield();
     }
     EXPECT_GT(model.statistics().running_batches, 0u);
+    say("batches wait for it");
     return futures;
   }
   /// All memory of the first GPU that can be had.
@@ -178,6 +190,13 @@ class GpuFaultChild : public testing::Test {
       }
     }
     return taken;
+  }
+  std::size_t plans_in_cache() const {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(cache_.path())) {
+      count += entry.path().extension() == ".plan" ? 1 : 0;
+    }
+    return count;
   }
   static void expect_out_of_memory(const Error& error) {
     std::printf("  out of memory: %s\n", error.message.c_str());
@@ -200,6 +219,7 @@ class GpuFaultChild : public testing::Test {
 TEST_F(GpuFaultChild, DISABLED_InFlight) {
   start(1);
   const Model model = load("gpu", {kFirst});
+  say("loaded");
   std::vector<Future> futures = in_flight(model, 20);
   // The kernel that holds the stream runs beside this one: unless both streams share a hardware
   // queue, so several try.
@@ -208,6 +228,7 @@ TEST_F(GpuFaultChild, DISABLED_InFlight) {
     streams.push_back(must(digits::device(*engine_, kFirst)->new_stream({})));
     if (!launch_illegal_write(streams.back()).ok()) break;  // a launch may find the fault already
   }
+  say("the illegal writes are launched");
   for (Future& future : futures) expect_lost(get(future));
   expect_told();
   expect_lost(model.infer(samples_[0].request()));
@@ -289,10 +310,12 @@ TEST_F(GpuFaultChild, DISABLED_OutOfMemoryAtLoad) {
   const Model model = load("gpu", {kFirst});
   const std::size_t used = engine_->device_reports()[0].memory.used_bytes;
   {
+    const std::size_t cached = plans_in_cache();
     const std::vector<Buffer> taken = take_all();
     const Result<Model> refused = engine_->load(digits::config("more", cache_.path(), {kFirst}));
     ASSERT_FALSE(refused.ok());
     expect_out_of_memory(refused.error());
+    EXPECT_EQ(plans_in_cache(), cached) << "the engine in the cache is as good as before";
     EXPECT_EQ(engine_->model_names().size(), 2u) << "nothing is loaded";
     EXPECT_TRUE(samples_[2].matches(model.infer(samples_[2].request()))) << "others go on";
   }

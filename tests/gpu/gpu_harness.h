@@ -47,7 +47,7 @@ inline std::string nothing_to_check() {
 inline const std::filesystem::path& scratch() {
   struct Folder {
     std::filesystem::path path =
-        std::filesystem::temp_directory_path() / ("millrace-gpu-" + std::to_string(getpid()));
+        std::filesystem::temp_directory_path() / ("millrace-plans-" + std::to_string(getpid()));
     Folder() { std::filesystem::create_directories(path); }
     ~Folder() {
       std::error_code error;

@@ -18,7 +18,7 @@ int input_count(const Options& options) noexcept {
   return options.kind == Kind::add ? 2 : options.inputs;
 }
 
-// An item's shape with the batch axis before it.
+// An item's shape with the first dimension before it.
 Shape with_batch(const Options& options, const Shape& item) {
   if (!options.batched) return item;
   Shape shape = {kDynamic};
@@ -27,7 +27,8 @@ Shape with_batch(const Options& options, const Shape& item) {
 }
 
 TensorInfo tensor_info(const Options& options, std::string name, DataType type, const Shape& item) {
-  return {std::move(name), type, with_batch(options, item), options.batched ? 0 : -1};
+  return {std::move(name), type, with_batch(options, item),
+          options.batched && options.batch_axis ? 0 : -1};
 }
 
 std::string numbered(const Options& options, std::string_view name, int i) {

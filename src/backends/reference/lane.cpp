@@ -184,6 +184,10 @@ Result<void> ReferenceLane::enqueue(ShapeKey key, const BatchIo& io) {
       return error;
     }
   }
+  if (options.kind == Kind::hang && options.when == FailWhen::enqueue &&
+      model_->count_call().named) {
+    hang(nullptr);
+  }
   if (sizes_known(options) && !(prepared != nullptr && options.fixed_addresses)) {
     for (std::size_t i = 0; i < io.outputs.size(); ++i) {
       if (io.outputs[i].view.data == nullptr)
@@ -248,9 +252,8 @@ Result<void> ReferenceLane::imitate(const Prepared* prepared, const BatchIo& io,
                                     Interrupt* interrupt) {
   const Options& options = model_->options;
   Model::Call call;
-  if (options.kind == Kind::hang || (options.kind == Kind::fail && options.when == FailWhen::run)) {
-    call = model_->count_call();
-  }
+  const bool stumbles = options.kind == Kind::hang || options.kind == Kind::fail;
+  if (stumbles && options.when == FailWhen::run) call = model_->count_call();
   if (options.kind == Kind::hang && call.named) hang(interrupt);
   nanoseconds time = options.batch_time + options.item_time * items_of(options, io.inputs);
   if (options.first_run_time > nanoseconds::zero() && prepared == nullptr &&

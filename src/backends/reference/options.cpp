@@ -114,6 +114,11 @@ Result<Scope> parse_scope(std::string_view text) {
   return parse_choice<Scope>("scope", text, kScopes);
 }
 
+Result<bool> parse_batch_axis(std::string_view text) {
+  constexpr std::pair<bool, std::string_view> kAxis[] = {{true, "auto"}, {false, "off"}};
+  return parse_choice<bool>("batch_axis", text, kAxis);
+}
+
 Result<BusyMode> parse_mode(std::string_view text) {
   constexpr std::pair<BusyMode, std::string_view> kModes[] = {{BusyMode::sleep, "sleep"},
                                                               {BusyMode::compute, "compute"}};
@@ -155,6 +160,7 @@ constexpr Option kOptions[] = {
     {"max_items", kAll,
      MILLRACE_OPTION(max_items, parse_count<std::int64_t>("max_items", text, 0, kMostInt))},
     {"batched", kAll, MILLRACE_OPTION(batched, parse_switch("batched", text))},
+    {"batch_axis", kAll, MILLRACE_OPTION(batch_axis, parse_batch_axis(text))},
     {"no_read", bit(Kind::checksum), MILLRACE_OPTION(no_read, parse_switch("no_read", text))},
     {"batch_us", kAll, MILLRACE_OPTION(batch_time, parse_micros("batch_us", text))},
     {"item_us", kAll, MILLRACE_OPTION(item_time, parse_micros("item_us", text))},
@@ -164,7 +170,7 @@ constexpr Option kOptions[] = {
      MILLRACE_OPTION(at, parse_count<std::uint64_t>("at", text, 1, kMostInt64))},
     {"every", bit(Kind::fail),
      MILLRACE_OPTION(every, parse_count<std::uint64_t>("every", text, 1, kMostInt64))},
-    {"when", bit(Kind::fail), MILLRACE_OPTION(when, parse_when(text))},
+    {"when", bit(Kind::fail) | bit(Kind::hang), MILLRACE_OPTION(when, parse_when(text))},
     {"code", bit(Kind::fail), MILLRACE_OPTION(code, parse_code(text))},
     {"scope", bit(Kind::fail), MILLRACE_OPTION(scope, parse_scope(text))},
     {"sticky", bit(Kind::fail), MILLRACE_OPTION(sticky, parse_switch("sticky", text))},

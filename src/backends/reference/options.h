@@ -28,7 +28,8 @@ struct Options {
   Shape shape = {16};                              // of an item; may hold kDynamic
   int inputs = 1;
   std::int64_t max_items = 0;
-  bool batched = true;
+  bool batched = true;     // whether there is a first dimension beside those of `shape`
+  bool batch_axis = true;  // and whether it counts items
   bool no_read = false;
 
   // How long a batch takes, before the device's slowness.

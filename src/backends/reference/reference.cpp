@@ -66,7 +66,7 @@ PlanInfo plan_info(const Options& options) {
   PlanInfo info;
   info.inputs = inputs_of(options);
   info.outputs = outputs_of(options);
-  info.max_items = options.batched ? options.max_items : 1;
+  info.max_items = options.batched && options.batch_axis ? options.max_items : 1;
   info.default_lanes = options.lanes;
   info.lanes_share_weights = options.share_weights;
   info.metadata.emplace_back("kind", to_string(options.kind));

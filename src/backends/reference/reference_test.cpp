@@ -130,6 +130,20 @@ TEST(ReferenceIdentity, CopiesStringsIntoAllocatedMemory) {
   EXPECT_EQ(run.outputs()[0].view.offsets[0], 0U);
 }
 
+TEST(ReferenceIdentity, AFirstDimensionThatCountsNoItems) {
+  Loaded model("reference:identity?shape=3&max_items=4&batch_axis=off");
+  EXPECT_EQ(model.plan->info().max_items, 1);
+  EXPECT_EQ(model.plan->info().inputs[0].shape, Shape({kDynamic, 3}));
+  EXPECT_EQ(model.plan->info().inputs[0].batch_axis, -1);
+  EXPECT_EQ(model.plan->info().outputs[0].batch_axis, -1);
+  const std::vector<float> values = counting(6);
+  TestRun run(model.host.device());
+  run.input(values, {2, 3});
+  run.output(DataType::fp32, {2, 3});
+  ASSERT_TRUE(run.on(*model.lane).ok());
+  EXPECT_EQ(run.values<float>(0), values);
+}
+
 TEST(ReferenceIdentity, WithoutBatchAxis) {
   Loaded model("reference:identity?shape=2x3&batched=0");
   EXPECT_EQ(model.plan->info().max_items, 1);

@@ -1,5 +1,7 @@
 #include "backends/tensorrt/allocator.h"
 
+#include <utility>
+
 #include "base/log.h"
 
 namespace millrace::tensorrt {
@@ -9,7 +11,9 @@ void* Allocator::allocate(std::uint64_t size, std::uint64_t alignment,
   if (size == 0) return nullptr;
   Result<Buffer> buffer = device_->allocate(size, MemoryKind::device);
   if (!buffer) {
-    log_error("TensorRT: ", buffer.error().message);
+    log_debug("TensorRT: ", buffer.error().message);
+    const std::lock_guard lock(mutex_);
+    refusal_ = std::move(buffer).error();
     return nullptr;
   }
   void* const data = buffer->data();
@@ -33,6 +37,11 @@ bool Allocator::deallocate(void* memory) noexcept {
   buffers_.erase(at);
   used_bytes_.fetch_sub(buffer.bytes(), std::memory_order_relaxed);
   return true;
+}
+
+std::optional<Error> Allocator::take_refusal() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(refusal_, std::nullopt);
 }
 
 }  // namespace millrace::tensorrt

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include <NvInferRuntime.h>
 
@@ -25,12 +26,15 @@ class Allocator final : public nvinfer1::IGpuAllocator {
   void* allocate(std::uint64_t size, std::uint64_t alignment,
                  nvinfer1::AllocatorFlags flags) noexcept override;
   bool deallocate(void* memory) noexcept override;
+  /// The latest refusal since the last call: why TensorRT gave nothing.
+  [[nodiscard]] std::optional<Error> take_refusal();
 
  private:
   const DeviceRef device_;
   std::atomic<std::size_t> used_bytes_{0};
   std::mutex mutex_;
   std::map<void*, Buffer> buffers_;  // guarded by mutex_
+  std::optional<Error> refusal_;     // guarded by mutex_
 };
 
 }  // namespace millrace::tensorrt

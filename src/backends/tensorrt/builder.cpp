@@ -107,11 +107,7 @@ class Build {
   Result<Built> run();
 
  private:
-  [[nodiscard]] Error error(ErrorCode code, std::string_view what) {
-    const std::string words = logger_.take_errors();
-    return {code, concat("model \"", name_, "\": ", what,
-                         words.empty() ? "" : "; TensorRT says: ", words)};
-  }
+  [[nodiscard]] Error error(ErrorCode code, std::string_view what);
   [[nodiscard]] Error parse_error(const nvonnxparser::IParser& parser);
   Result<void> configure();
   Result<void> set_precision();
@@ -138,6 +134,20 @@ class Build {
   std::unique_ptr<KnownRanges> ranges_;
 };
 
+Error Build::error(ErrorCode code, std::string_view what) {
+  const std::string words = logger_.take_errors();
+  const std::string says = words.empty() ? "" : concat("; TensorRT says: ", words);
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  if (says_out_of_memory(words) && cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) {
+    return {ErrorCode::out_of_memory,
+            concat("model \"", name_, "\": building needed more memory than is free on ",
+                   options_.device, ", ", format_bytes(free_bytes), " of ",
+                   format_bytes(total_bytes), says)};
+  }
+  return {code, concat("model \"", name_, "\": ", what, says)};
+}
+
 Error Build::parse_error(const nvonnxparser::IParser& parser) {
   std::string text;
   ErrorCode code = ErrorCode::invalid_argument;
@@ -152,11 +162,14 @@ Error Build::parse_error(const nvonnxparser::IParser& parser) {
         found.code() == Code::kUNSUPPORTED_NODE_SHAPE) {
       code = ErrorCode::unsupported;
     }
+    // The parser looks among the plug-ins for what it does not know, and names that as the fault.
+    const std::string_view reason = found.desc() ? found.desc() : "no reason given";
+    if (reason.find("Plugin not found") != std::string_view::npos) code = ErrorCode::unsupported;
     const std::string_view op = found.nodeOperator() ? found.nodeOperator() : "";
     const std::string_view node = found.nodeName() ? found.nodeName() : "";
     const std::string where = node.empty() ? concat("number ", found.node()) : quote(node);
-    text += concat("\n  ", op.empty() ? "" : concat("operator ", op, " of node ", where, ": "),
-                   found.desc() ? found.desc() : "no reason given");
+    text +=
+        concat("\n  ", op.empty() ? "" : concat("operator ", op, " of node ", where, ": "), reason);
   }
   (void)logger_.take_errors();
   return {code, concat("model \"", name_, "\" cannot be read as ONNX by TensorRT:", text)};

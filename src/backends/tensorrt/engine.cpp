@@ -32,8 +32,16 @@ std::string gpu_text(DeviceRef device) {
 
 Error LoadedEngine::error(ErrorCode code, std::string_view what) {
   const std::string words = logger_.take_errors();
-  return {code, concat("model \"", name_, "\" on ", device_->id(), ": ", what,
-                       words.empty() ? "" : "; TensorRT says: ", words)};
+  const std::string model = concat("model \"", name_, "\" on ", device_->id(), ": ");
+  if (const std::optional<Error> refusal = allocator_.take_refusal()) {
+    return {refusal->code, concat(model, refusal->message)};
+  }
+  const std::string says = words.empty() ? "" : concat("; TensorRT says: ", words);
+  if (says_out_of_memory(words)) {
+    return {ErrorCode::out_of_memory, concat(model, "needed more memory than is free, ",
+                                             format_bytes(device_->memory().free_bytes), says)};
+  }
+  return {code, concat(model, what, says)};
 }
 
 Result<std::shared_ptr<LoadedEngine>> LoadedEngine::load(const ModelSpec& spec,
@@ -112,12 +120,12 @@ Result<void> LoadedEngine::describe(const ModelSpec& spec) {
   return {};
 }
 
-/// The first dimension counts items when it is dynamic in every tensor.
+/// The first dimension counts items when it is dynamic in every tensor, unless it is said not to.
 bool LoadedEngine::batched() const {
   const auto dynamic_first = [](const TensorInfo& info) {
     return !info.on_host && info.shape.rank() > 0 && info.shape[0] == kDynamic;
   };
-  return !info_.inputs.empty() &&
+  return options_.batch_axis && !info_.inputs.empty() &&
          std::all_of(info_.inputs.begin(), info_.inputs.end(), dynamic_first) &&
          std::all_of(info_.outputs.begin(), info_.outputs.end(), dynamic_first);
 }

@@ -12,6 +12,7 @@
 #include "base/try.h"
 #include "device/annotate.h"
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/current_device.h"
 
 namespace millrace::tensorrt {
 namespace {
@@ -98,6 +99,7 @@ Result<std::unique_ptr<Lane>> TensorrtLane::make(std::shared_ptr<LoadedEngine> e
   lane->prepared_.reserve(kMostPrepared);
   lane->native_ = static_cast<cudaStream_t>(lane->stream_.ref().native_handle());
   MILLRACE_ASSIGN(lane->nothing_, shared.device()->allocate(1, MemoryKind::device));
+  MILLRACE_ASSIGN(lane->run_count_, RunCounter::make(*shared.device(), lane->stream_.ref()));
   MILLRACE_ASSIGN(lane->shared_activations_, shared.shared_activations());
   if (!lane->shared_activations_) {
     MILLRACE_ASSIGN(lane->activations_,
@@ -132,6 +134,7 @@ void TensorrtLane::abandon() noexcept {
                engine_);
   (void)activations_.release();
   (void)nothing_.release();
+  run_count_.abandon();
   stream_.abandon();
   loader_stream_.abandon();
 }
@@ -145,6 +148,11 @@ LaneTraits TensorrtLane::traits() const {
   traits.wants_graphs = engine_->graphs();
   traits.avoids_eager = engine_->options().graphs == Graphs::on;
   return traits;
+}
+
+const std::atomic<std::uint64_t>* TensorrtLane::run_count(ShapeKey key) const {
+  if (key == kEager || !prepared_[static_cast<std::size_t>(key)]->counted) return nullptr;
+  return run_count_.value();
 }
 
 std::string_view TensorrtLane::not_captured(ShapeKey key) const {
@@ -308,12 +316,15 @@ static Result<bool> reads_host_memory(cudaGraph_t graph) {
   return false;
 }
 
-Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& context) {
+/// `counted`: the last thing that the graph does is to raise `run_count_`.
+Result<TensorrtLane::Graph> TensorrtLane::capture(nvinfer1::IExecutionContext& context,
+                                                  bool counted) {
   const Annotation capturing("capture ", engine_->name(), ", lane ", index_);
   auto* const stream = static_cast<cudaStream_t>(loader_stream_.ref().native_handle());
   MILLRACE_TRY(check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                           "cudaStreamBeginCapture"));
-  const Result<void> ran = run(context, stream);
+  Result<void> ran = run(context, stream);
+  if (ran && counted) ran = run_count_.raise(stream);
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
   const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owned(graph, &cudaGraphDestroy);
@@ -378,10 +389,11 @@ Result<ShapeKey> TensorrtLane::prepare(const BatchIo& io) {
   MILLRACE_TRY(set_addresses(*context, io));
   if (captures) {
     const std::size_t before = engine_->taken_bytes();
-    Result<Graph> graph = capture(*context);
+    Result<Graph> graph = capture(*context, io.slot == kNoSlot);
     if (graph && graphs_read_host_ && !prepared->context) return prepare(io);
     if (graph) {
       prepared->graph = std::move(*graph);
+      prepared->counted = io.slot == kNoSlot;
       memory_.graph_bytes += grown(before, engine_->taken_bytes());
     } else if (!prepared->context) {
       return std::move(graph).error();
@@ -445,7 +457,7 @@ Result<void> TensorrtLane::run_eagerly(ShapeKey key, const BatchIo& io) {
 }
 
 Result<void> TensorrtLane::enqueue(ShapeKey key, const BatchIo& io) {
-  MILLRACE_TRY(check_cuda(cudaSetDevice(engine_->device()->id().index), "cudaSetDevice"));
+  MILLRACE_TRY(make_current(engine_->device()->id().index));
   for (const TensorView& input : io.inputs) {
     if (input.ready) MILLRACE_TRY(stream_.ref().wait(input.ready));
   }

@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 
 #include "backends/tensorrt/engine.h"
+#include "device/cuda/run_counter.h"
 
 namespace millrace::tensorrt {
 
@@ -27,6 +28,7 @@ class TensorrtLane final : public Lane {
   Result<void> enqueue(ShapeKey key, const BatchIo& io) override;
   void abandon() noexcept override;
   std::string_view not_captured(ShapeKey key) const override;
+  const std::atomic<std::uint64_t>* run_count(ShapeKey key) const override;
   LaneMemory memory() const override { return memory_; }
 
  private:
@@ -36,8 +38,9 @@ class TensorrtLane final : public Lane {
   };
   using Graph = std::unique_ptr<CUgraphExec_st, GraphDeleter>;
   struct Prepared {
-    Context context;  // null: its graph was captured from one of `callers_`
-    Graph graph;      // null: runs eagerly, for the reason that was logged
+    Context context;       // null: its graph was captured from one of `callers_`
+    Graph graph;           // null: runs eagerly, for the reason that was logged
+    bool counted = false;  // the graph raises `run_count_`
   };
   struct Callers {
     std::vector<Shape> inputs;
@@ -61,7 +64,7 @@ class TensorrtLane final : public Lane {
   Result<void> with_activations(Enqueue&& enqueue);
   Result<void> run_eagerly(ShapeKey key, const BatchIo& io);
   Result<void> warm_up(nvinfer1::IExecutionContext& context, const BatchIo& io);
-  Result<Graph> capture(nvinfer1::IExecutionContext& context);
+  Result<Graph> capture(nvinfer1::IExecutionContext& context, bool counted);
   Result<nvinfer1::IExecutionContext*> callers_context(const BatchIo& io);
   Result<nvinfer1::IExecutionContext*> eager_context(const BatchIo& io);
   Result<void> finish_late_outputs(const BatchIo& io);
@@ -73,6 +76,7 @@ class TensorrtLane final : public Lane {
   Buffer activations_;  // null where all lanes share a block
   SharedBlock* shared_activations_ = nullptr;
   Buffer nothing_;  // the address of tensors without elements, which must have one
+  RunCounter run_count_;
   LaneMemory memory_;
   std::vector<Context> eager_;                    // by profile
   std::vector<std::vector<Shape>> eager_shapes_;  // by profile: of the last run

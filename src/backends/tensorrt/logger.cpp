@@ -34,4 +34,11 @@ std::string Logger::take_errors() {
   return std::exchange(errors_, {});
 }
 
+bool says_out_of_memory(std::string_view words) noexcept {
+  for (const std::string_view known : {"out of memory", "OutOfMemory", "could not be allocated"}) {
+    if (words.find(known) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
 }  // namespace millrace::tensorrt

@@ -3,6 +3,7 @@
 
 #include <mutex>
 #include <string>
+#include <string_view>
 
 #include <NvInferRuntime.h>
 
@@ -21,5 +22,8 @@ class Logger final : public nvinfer1::ILogger {
   std::mutex mutex_;
   std::string errors_;  // guarded by mutex_
 };
+
+/// Whether what TensorRT says is that the GPU's memory did not suffice.
+[[nodiscard]] bool says_out_of_memory(std::string_view words) noexcept;
 
 }  // namespace millrace::tensorrt

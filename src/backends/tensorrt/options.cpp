@@ -59,6 +59,12 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
     build.calibration_cache = text;
   } else if (name == "batch") {
     MILLRACE_TRY(parse_batch(text, build));
+  } else if (name == "batch_axis") {
+    if (text != "auto" && text != "off") {
+      return Error{ErrorCode::invalid_argument,
+                   concat(what, ": expected auto or off, got ", quote(text))};
+    }
+    options.batch_axis = text == "auto";
   } else if (name == "optimization_level") {
     MILLRACE_ASSIGN(const std::int64_t level, parse_integer(text, what, 0, 5));
     build.optimization_level = static_cast<int>(level);
@@ -87,8 +93,9 @@ Result<void> set_option(Options& options, const std::string& name, const std::st
   } else {
     return Error{ErrorCode::invalid_argument,
                  concat("the tensorrt backend has no option ", quote(name),
-                        "; it has precision, calibration_cache, batch, optimization_level, "
-                        "workspace_mib, aux_streams, timing_cache, graphs, share_activations, "
+                        "; it has precision, calibration_cache, batch, batch_axis, "
+                        "optimization_level, workspace_mib, aux_streams, timing_cache, graphs, "
+                        "share_activations, "
                         "host_code, cache")};
   }
   return {};

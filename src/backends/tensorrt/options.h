@@ -20,6 +20,8 @@ enum class Graphs : std::uint8_t {
 
 struct Options {
   BuildOptions build;  // for ONNX files
+  /// Whether a first dimension that is free in all tensors counts items.
+  bool batch_axis = true;
   Graphs graphs = Graphs::automatic;
   /// The lanes use one block of activation memory in turn.
   bool share_activations = false;
@@ -29,7 +31,7 @@ struct Options {
   std::string cache;
 };
 
-/// Reads the options by name: precision, calibration_cache, batch, optimization_level,
+/// Reads the options by name: precision, calibration_cache, batch, batch_axis, optimization_level,
 /// workspace_mib, aux_streams, timing_cache, graphs, share_activations, host_code, cache. Errors:
 /// invalid_argument naming the option, what it takes and what was given; unsupported for refit and
 /// weight_streaming.

@@ -114,6 +114,8 @@ TEST(TensorrtOptions, EveryPrecisionSwitchAndListIsRead) {
   EXPECT_EQ(parsed({{"graphs", "0"}}).graphs, Graphs::off);
   EXPECT_FALSE(parsed({{"share_activations", "off"}}).share_activations);
   EXPECT_EQ(parsed({{"cache", "off"}}).cache, "");
+  EXPECT_TRUE(parsed({{"batch_axis", "auto"}}).batch_axis);
+  EXPECT_FALSE(parsed({{"batch_axis", "off"}}).batch_axis);
   EXPECT_EQ(parsed({{"optimization_level", "0"}}).build.optimization_level, 0);
 }
 
@@ -147,14 +149,15 @@ TEST(TensorrtOptions, BadValuesAreRefusedByName) {
            Row{"workspace_mib", "1GiB", "from 1 to 16777216"},
            Row{"aux_streams", "17",
                "option \"aux_streams\": expected a whole number from 0 to 16, got \"17\""},
+           Row{"batch_axis", "1", "option \"batch_axis\": expected auto or off, got \"1\""},
            Row{"graphs", "maybe", "option \"graphs\": expected auto, on or off, got \"maybe\""},
            Row{"share_activations", "maybe",
                "option \"share_activations\": expected on or off, got \"maybe\""},
            Row{"plugins", "a.so", "the tensorrt backend has no option \"plugins\""},
            Row{"workspace", "1",
                "the tensorrt backend has no option \"workspace\"; it has precision, "
-               "calibration_cache, batch, optimization_level, workspace_mib, aux_streams, "
-               "timing_cache, graphs, share_activations, host_code, cache"},
+               "calibration_cache, batch, batch_axis, optimization_level, workspace_mib, "
+               "aux_streams, timing_cache, graphs, share_activations, host_code, cache"},
        }) {
     SCOPED_TRACE(std::string(row.name) + "=" + row.value);
     MILLRACE_EXPECT_ERROR(parse_options({{row.name, row.value}}), ErrorCode::invalid_argument,

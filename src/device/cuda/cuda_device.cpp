@@ -13,6 +13,7 @@
 #include "base/thread.h"
 #include "base/try.h"
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/current_device.h"
 #include "device/cuda/gather.h"
 #include "device/impl.h"
 #include "device/numa.h"
@@ -76,7 +77,7 @@ class EventClock {
 
   Result<TimePoint> time_of(const EventHandle& event) {
     std::lock_guard lock(mutex_);
-    MILLRACE_TRY(check_cuda(cudaSetDevice(device_), "cudaSetDevice"));
+    MILLRACE_TRY(make_current(device_));
     MILLRACE_TRY(renew());
     MILLRACE_ASSIGN(const Duration since, between(*base_, event));
     return base_time_ + since;
@@ -133,7 +134,7 @@ class CudaEvent final : public EventImpl {
 
   DeviceId device() const noexcept override { return DeviceId::cuda(handle_->device); }
   Result<bool> query() const override {
-    MILLRACE_TRY(check_cuda(cudaSetDevice(handle_->device), "cudaSetDevice"));
+    MILLRACE_TRY(make_current(handle_->device));
     const cudaError_t status = cudaEventQuery(handle_->event);
     if (status == cudaErrorNotReady) {
       cudaGetLastError();
@@ -273,9 +274,7 @@ class CudaStream final : public StreamImpl {
   void abandon() noexcept override { abandoned_ = true; }
 
  private:
-  [[nodiscard]] Result<void> enter() const {
-    return check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  }
+  [[nodiscard]] Result<void> enter() const { return make_current(device_); }
 
   const int device_;
   const cudaStream_t stream_;
