@@ -17,6 +17,7 @@ using testing::TestFolder;
 
 std::vector<std::string> names(const std::vector<ModelPlace>& places) {
   std::vector<std::string> out;
+  out.reserve(places.size());
   for (const ModelPlace& place : places) out.push_back(place.name);
   return out;
 }

@@ -150,6 +150,11 @@ void drop(Engine& engine, EngineModel& model) {
   }
 }
 
+/// Whether the configuration says so without the model being looked at.
+bool states_no_batches(const ConfigText& text) {
+  return text.states_max_batch_size() && text.config().max_batch_size() == 0;
+}
+
 /// Loads into the engine, without a batch axis where the configuration says that there is none.
 Result<EngineModel> load_model(Engine& engine, const ModelPlan& plan, ModelConfig config) {
   EngineModel out;
@@ -165,19 +170,13 @@ Result<EngineModel> load_model(Engine& engine, const ModelPlan& plan, ModelConfi
     }
     return plan.text.error("max_batch_size", loaded.error().message);
   };
+  if (config.ensemble.empty() && states_no_batches(plan.text)) config.options["batch_axis"] = "off";
   MILLRACE_TRY(load());
   const ModelInfo& info = out.served.model.info();
   if (!config.ensemble.empty() || !batched(info) || !states_whole_shapes(plan.text, info)) {
     return out;
   }
-  const std::string backend = info.backend;
   drop(engine, out);
-  if (backend != "onnxruntime") {
-    return plan.text.error("max_batch_size", "is 0 and dims are whole, and with the backend ",
-                           backend,
-                           " the first dimension of this model is its batch axis: set "
-                           "max_batch_size, and leave that dimension out of dims");
-  }
   config.options["batch_axis"] = "off";
   MILLRACE_TRY(load());
   return out;

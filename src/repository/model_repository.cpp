@@ -16,6 +16,7 @@
 #include "repository/model_files.h"
 #include "repository/model_loader.h"
 #include "repository/retirer.h"
+#include "repository/returning.h"
 
 namespace millrace {
 namespace {
@@ -51,7 +52,9 @@ struct Snapshot {
     std::shared_ptr<LastUse> used;
   };
   struct Known {
-    std::vector<Version> ready;                                  // ascending
+    std::vector<Version> ready;  // ascending
+    /// Of what is ready or was evicted, ascending.
+    std::vector<std::shared_ptr<const ModelDescription>> described;
     std::vector<std::pair<std::string, std::string>> not_ready;  // version and reason
     std::string reason;                                          // where there is no version at all
     bool evicted = false;    // it comes back when it is asked for
@@ -71,6 +74,10 @@ class ModelRepository::State {
   Result<void> open();
   Result<ServedPtr> find(std::string_view name, std::string_view version);
   Result<ServedPtr> find_now(std::string_view name, std::string_view version);
+  std::uint64_t find_later(std::string_view name, std::string_view version,
+                           std::optional<TimePoint> deadline, FoundCallback then);
+  bool give_up(std::uint64_t waiting) { return returning_.give_up(waiting); }
+  Result<ModelDescription> describe(std::string_view name, std::string_view version);
   std::vector<ServedPtr> served(std::string_view name) const;
   std::vector<RepositoryEntry> index();
   Result<void> load(std::string_view name, const LoadParameters& parameters);
@@ -82,7 +89,8 @@ class ModelRepository::State {
   struct Version {
     std::string engine_name;
     std::shared_ptr<LastUse> used = std::make_shared<LastUse>(now_ns());
-    ServedPtr served;  // null: not ready
+    ServedPtr served;                                     // null: not ready
+    std::shared_ptr<const ModelDescription> description;  // null: it was never ready
     std::string fingerprint;
     std::string reason;  // why it is not ready, or why its successor is not
     bool loading = false;
@@ -163,7 +171,14 @@ class ModelRepository::State {
 
   std::mutex poll_turn_;                      // before any other
   std::condition_variable_any stop_polling_;  // never told: its wait ends with the thread
-  std::jthread poller_;                       // last, so that it ends first
+  std::jthread poller_;
+
+  // Last, so that it ends first.
+  Returning returning_{
+      [this](const std::string& name, const std::string& version) { return find(name, version); },
+      [this](const std::string& name, const std::string& version) {
+        return find_now(name, version);
+      }};
 };
 
 // ------------------------------------------------------------------------------------ finding
@@ -241,6 +256,34 @@ Result<ServedPtr> ModelRepository::State::find(std::string_view name, std::strin
   }
 }
 
+std::uint64_t ModelRepository::State::find_later(std::string_view name, std::string_view version,
+                                                 std::optional<TimePoint> deadline,
+                                                 FoundCallback then) {
+  return returning_.wait(std::string(name), std::string(version), deadline, std::move(then));
+}
+
+Result<ModelDescription> ModelRepository::State::describe(std::string_view name,
+                                                          std::string_view version) {
+  while (true) {
+    const Result<ServedPtr> found = find_now(name, version);
+    if (!found) return found.error();
+    const auto at = snapshot().models.find(name);
+    if (at == snapshot().models.end()) continue;  // it went meanwhile
+    const auto& described = at->second.described;
+    const auto last = std::find_if(
+        described.rbegin(), described.rend(),
+        [&version](const auto& one) { return version.empty() || one->version == version; });
+    if (last == described.rend()) {
+      if (*found) continue;
+      return Error{ErrorCode::not_found,
+                   concat("model ", quote(name), " has no version ", quote(version))};
+    }
+    ModelDescription out = **last;
+    for (const auto& one : described) out.versions.push_back(one->version);
+    return out;
+  }
+}
+
 /// With mutex_ held, after every change of what `find` may answer.
 void ModelRepository::State::publish() {
   auto next = std::make_shared<Snapshot>();
@@ -256,6 +299,8 @@ void ModelRepository::State::publish() {
         known.not_ready.emplace_back(std::to_string(number),
                                      version.loading ? "it is being loaded" : version.reason);
       }
+      const bool back_on_demand = record->evicted && version.description;
+      if (version.served || back_on_demand) known.described.push_back(version.description);
     }
   }
   snapshot_ = std::move(next);
@@ -528,6 +573,13 @@ Result<ModelRepository::State::Version> ModelRepository::State::load_one(
     tried = load_version(engine_, plan, number, out.engine_name, steps);
   }
   MILLRACE_ASSIGN(EngineModel loaded, std::move(tried));
+  out.description = std::make_shared<const ModelDescription>(
+      ModelDescription{plan.name,
+                       loaded.served.version,
+                       {},
+                       loaded.served.config,
+                       loaded.served.model.info().inputs,
+                       loaded.served.model.info().outputs});
   out.served = retirer_.adopt(std::move(loaded.served), out.engine_name, std::move(parts));
   return out;
 }
@@ -864,6 +916,18 @@ Result<ServedPtr> ModelRepository::find(std::string_view name, std::string_view 
 
 Result<ServedPtr> ModelRepository::find_now(std::string_view name, std::string_view version) const {
   return state_->find_now(name, version);
+}
+
+std::uint64_t ModelRepository::find_later(std::string_view name, std::string_view version,
+                                          std::optional<TimePoint> deadline, FoundCallback then) {
+  return state_->find_later(name, version, deadline, std::move(then));
+}
+
+bool ModelRepository::give_up(std::uint64_t waiting) { return state_->give_up(waiting); }
+
+Result<ModelDescription> ModelRepository::describe(std::string_view name,
+                                                   std::string_view version) const {
+  return state_->describe(name, version);
 }
 
 std::vector<ServedPtr> ModelRepository::served(std::string_view name) const {

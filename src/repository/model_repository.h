@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,6 +77,19 @@ struct ServedModel {
   std::shared_ptr<ServedTraffic> traffic = std::make_shared<ServedTraffic>();
 };
 
+/// What a version is like, whether it is loaded or was evicted.
+struct ModelDescription {
+  std::string name;
+  std::string version;
+  std::vector<std::string> versions;  // of the model: those that are described, ascending
+  std::shared_ptr<const inference::ModelConfig> config;
+  std::vector<TensorInfo> inputs;
+  std::vector<TensorInfo> outputs;
+};
+
+/// Called once, on a thread of the repository's or on the calling one. It must not throw, nor wait.
+using FoundCallback = std::function<void(Result<std::shared_ptr<const ServedModel>> found)>;
+
 struct RepositoryEntry {
   std::string name;
   std::string version;  // empty: none was loaded or found
@@ -110,6 +124,17 @@ class ModelRepository {
   /// again, on a thread that may wait.
   [[nodiscard]] Result<std::shared_ptr<const ServedModel>> find_now(std::string_view name,
                                                                     std::string_view version) const;
+  /// For what `find_now` gave null: the model is loaded again, once for all who wait for it, and
+  /// `then` is told what `find` says; or `deadline_exceeded` at the deadline, or what `give_up`
+  /// says. Never waits.
+  std::uint64_t find_later(std::string_view name, std::string_view version,
+                           std::optional<TimePoint> deadline, FoundCallback then);
+  /// True when `then` was not called yet: it is told `cancelled`. The load goes on.
+  bool give_up(std::uint64_t waiting);
+  /// Of a version that is ready or was evicted; an empty one: the largest such. Never waits, nor
+  /// loads anything. Errors: as `find`.
+  [[nodiscard]] Result<ModelDescription> describe(std::string_view name,
+                                                  std::string_view version) const;
   /// All versions that are ready: of one model, or of all where the name is empty.
   [[nodiscard]] std::vector<std::shared_ptr<const ServedModel>> served(std::string_view name) const;
   [[nodiscard]] std::vector<RepositoryEntry> index() const;

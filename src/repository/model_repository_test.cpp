@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <thread>
 
 #include "repository/test_folder.h"
@@ -11,6 +12,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::host_engine;
 using testing::TestFolder;
@@ -238,6 +240,7 @@ TEST_F(Repository, ReloadsUnderLoadLoseNothing) {
   std::vector<std::string> failures;
   std::mutex mutex;
   std::vector<std::jthread> callers;
+  callers.reserve(4);
   for (int i = 0; i < 4; ++i) {
     callers.emplace_back([&, name = i % 2 == 0 ? "a" : "b"] {
       while (!stop) {
@@ -579,6 +582,73 @@ TEST_F(Evicting, ManyCallersOfMoreModelsThanFitAreAllAnswered) {
   EXPECT_EQ(failures, std::vector<std::string>());
 }
 
+using Found = std::future<Result<std::shared_ptr<const ServedModel>>>;
+
+/// What `find_later` says of it.
+Found later(ModelRepository& repository, const std::string& name,
+            std::optional<TimePoint> deadline = {}, std::uint64_t* id = nullptr) {
+  auto promise = std::make_shared<std::promise<Result<std::shared_ptr<const ServedModel>>>>();
+  Found future = promise->get_future();
+  const std::uint64_t waiting = repository.find_later(
+      name, "", deadline, [promise](auto found) { promise->set_value(found); });
+  if (id) *id = waiting;
+  return future;
+}
+
+TEST_F(Evicting, ManyWhoWaitForAModelCauseOneLoad) {
+  for (const char* name : {"a", "b"}) add(name, "", "5MiB");
+  const auto repository =
+      open({"a"}, {.enabled = true, .idle_for = {}, .patience = std::chrono::minutes(5)});
+  ASSERT_TRUE(repository->load("b", {}).ok());
+  auto held = *repository->find("b", "");  // until it is let go, "a" cannot be loaded
+  std::vector<Found> waiting;
+  for (int i = 0; i < 16; ++i) waiting.push_back(later(*repository, "a"));
+  EXPECT_EQ(waiting.back().wait_for(0s), std::future_status::timeout);
+  held.reset();
+  for (Found& one : waiting) {
+    const auto found = one.get();
+    ASSERT_TRUE(found.ok()) << error_of(found);
+    EXPECT_EQ((*found)->model.info().name, "a/1#2");
+  }
+  EXPECT_THAT(engine_.model_names(), ElementsAre("a/1#2"));
+}
+
+TEST_F(Evicting, WhoWaitsIsToldAtItsDeadlineOrWhenItGivesUp) {
+  for (const char* name : {"a", "b"}) add(name, "", "5MiB");
+  auto repository =
+      open({"a"}, {.enabled = true, .idle_for = {}, .patience = std::chrono::minutes(5)});
+  ASSERT_TRUE(repository->load("b", {}).ok());
+  auto held = *repository->find("b", "");
+  std::uint64_t id = 0;
+  Found patient = later(*repository, "a");
+  Found cancelled = later(*repository, "a", Clock::now() + 1h, &id);
+  EXPECT_EQ(later(*repository, "a", Clock::now() + 20ms).get().error().code,
+            ErrorCode::deadline_exceeded);
+  EXPECT_TRUE(repository->give_up(id));
+  EXPECT_EQ(cancelled.get().error().code, ErrorCode::cancelled);
+  EXPECT_FALSE(repository->give_up(id));
+  EXPECT_EQ(patient.wait_for(0s), std::future_status::timeout);
+  std::thread end([&] { repository.reset(); });
+  EXPECT_EQ(patient.get().error().code, ErrorCode::unavailable);
+  held.reset();
+  end.join();
+}
+
+TEST_F(Evicting, IsDescribedAsItWas) {
+  for (const char* name : {"a", "b"}) add(name, "", "5MiB");
+  const auto repository = open({"a"}, {.enabled = true, .idle_for = {}});
+  ASSERT_TRUE(repository->load("b", {}).ok());
+  const auto described = repository->describe("a", "");
+  ASSERT_TRUE(described.ok()) << error_of(described);
+  EXPECT_EQ(described->version, "1");
+  EXPECT_THAT(described->versions, ElementsAre("1"));
+  EXPECT_EQ(described->inputs[0].name, "input");
+  EXPECT_EQ(described->config->name(), "a");
+  EXPECT_EQ(repository->served("a").size(), 0U);
+  EXPECT_EQ(repository->describe("a", "7").error().code, ErrorCode::not_found);
+  EXPECT_EQ(repository->describe("c", "").error().code, ErrorCode::not_found);
+}
+
 // ------------------------------------------------------------------------------------ warm-up
 
 TEST_F(Repository, WarmsAVersionBeforeItTakesOver) {
@@ -669,11 +739,32 @@ TEST_F(Completed, AModelWithoutABatchAxisHasNoBatches) {
   EXPECT_THAT(refusal("max_batch_size: 8", kWhole), HasSubstr("it has no batch dimension"));
 }
 
-TEST_F(Completed, WholeShapesOfAModelThatIsBatchedAreRefusedWhereRequestsWouldBeCombined) {
-  EXPECT_THAT(refusal("max_batch_size: 0"),
-              HasSubstr("the first dimension of this model is its batch axis"));
-  EXPECT_THAT(refusal("input { name: \"input\" dims: [ -1, 4 ] }"), HasSubstr("its batch axis"));
-  EXPECT_TRUE(engine_.model_names().empty());
+TEST_F(Completed, RequestsOfWholeShapesAreNotCombined) {
+  for (const char* const config :
+       {"max_batch_size: 0", "input { name: \"input\" dims: [ -1, 4 ] }"}) {
+    folder_.reference("a", 1, R"({"kind": "busy", "options": {"shape": "4", "batch_us": 50000}})");
+    folder_.write("a/config.pbtxt", config);
+    const auto repository = open();
+    const auto served = repository->find("a", "");
+    ASSERT_TRUE(served.ok()) << config << error_of(served);
+    EXPECT_EQ((*served)->config->max_batch_size(), 0);
+    EXPECT_THAT((*served)->config->input(0).dims(), ElementsAre(-1, 4));
+    const Model& model = (*served)->model;
+    EXPECT_EQ(model.info().inputs[0].shape, Shape({kDynamic, 4}));
+    const std::vector<float> values(16, 1.5F);
+    std::vector<Future> answers;
+    for (std::int64_t rows = 1; rows <= 4; ++rows) {  // all but the first wait for it
+      Request request;
+      request.inputs.push_back({"input", TensorView::of(values.data(), {rows, 4}), {}});
+      answers.push_back(model.submit(std::move(request)));
+    }
+    for (std::int64_t rows = 1; rows <= 4; ++rows) {
+      const Result<Response> answer = answers[static_cast<std::size_t>(rows) - 1].get();
+      ASSERT_TRUE(answer.ok()) << error_of(answer);
+      EXPECT_EQ(answer->outputs[0].view.shape, Shape({rows, 4}));
+    }
+    EXPECT_EQ(model.statistics().batches, 4U) << config;
+  }
 }
 
 TEST_F(Completed, OutputsThatAreStatedAnswerByDefault) {
