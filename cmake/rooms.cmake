@@ -81,6 +81,13 @@ function(millrace_protocol variable proto)
   set(${variable} ${${variable}} ${made} PARENT_SCOPE)
 endfunction()
 
+# A file that the program carries: under generated/embedded with the same path, as a string literal to be included.
+function(millrace_embed file)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/${file}")
+  file(READ "${CMAKE_CURRENT_SOURCE_DIR}/src/${file}" text)
+  file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/generated/embedded/${file}.inc" CONTENT "R\"embedded(@text@)embedded\"\n" @ONLY)
+endfunction()
+
 if(NOT MILLRACE_ROOMS_ONLY)
   set(protocol_sources)
   file(GLOB_RECURSE protocols CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/src" "${CMAKE_CURRENT_SOURCE_DIR}/src/*.proto")
@@ -100,6 +107,8 @@ if(NOT MILLRACE_ROOMS_ONLY)
     list(APPEND server_sources ${room_sources})
   endforeach()
   add_library(millrace_server STATIC ${server_sources})
+  millrace_embed(server/http/openapi.json)
+  target_include_directories(millrace_server PRIVATE "${CMAKE_BINARY_DIR}/generated/embedded")
   target_link_libraries(millrace_server
     PUBLIC millrace_core millrace_private millrace_boost millrace_ssl millrace_zlib millrace_protocol PRIVATE millrace_flags)
 endif()
@@ -130,7 +139,7 @@ if(cli_sources AND NOT MILLRACE_ROOMS_ONLY)
     PUBLIC millrace_server millrace_direct millrace_private millrace_cli11 PRIVATE millrace_flags)
   add_executable(millrace src/cli/main.cpp)
   target_link_libraries(millrace PRIVATE millrace_cli millrace_flags)
-  millrace_sanitizer_options(millrace VENDOR)
+  millrace_sanitizer_options(millrace VENDOR GRPC)
   if(MILLRACE_PLACE_DIR)  # where users find the released program, with its default backend beside it
     add_custom_command(TARGET millrace POST_BUILD VERBATIM
       COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace>" "${MILLRACE_PLACE_DIR}/millrace")

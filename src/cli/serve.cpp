@@ -210,6 +210,9 @@ class Overseer {
     if (link_) link_->beat();
     notifier_.beat(Clock::now());
   }
+  void fail(std::string_view message) noexcept {
+    if (link_) link_->fail(message);
+  }
   [[nodiscard]] std::chrono::nanoseconds interval() const noexcept {
     std::chrono::nanoseconds out = kBeat;
     if (const auto watched = notifier_.watchdog_interval()) out = std::min(out, *watched / 2);
@@ -258,10 +261,9 @@ bool drain(Server& running, Duration limit, const Signals& signals, Overseer& ov
   return all;
 }
 
-/// In this process. `start`: as the worker of a supervisor.
-Result<int> serve_here(const Options& options, const std::optional<WorkerStart>& start) {
+Result<int> serve_overseen(const Options& options, const std::optional<WorkerStart>& start,
+                           Overseer& overseer) {
   const Signals signals(!options.access_log.empty());
-  Overseer overseer(start);
   MILLRACE_ASSIGN(const Duration drain_limit, parse_duration(options.drain_limit, "--drain-limit"));
   MILLRACE_ASSIGN(ServerOptions chosen, server_options(options, start.value_or(WorkerStart())));
   if (start) chosen.take_over = [&overseer] { return overseer.take_over(); };
@@ -273,6 +275,14 @@ Result<int> serve_here(const Options& options, const std::optional<WorkerStart>&
   MILLRACE_TRY(watch(*running, signals, overseer));
   overseer.say("STOPPING=1\nSTATUS=draining");
   return drain(*running, drain_limit, signals, overseer) ? kFine : kFailed;
+}
+
+/// In this process. `start`: as the worker of a supervisor.
+Result<int> serve_here(const Options& options, const std::optional<WorkerStart>& start) {
+  Overseer overseer(start);
+  Result<int> served = serve_overseen(options, start, overseer);
+  if (!served) overseer.fail(served.error().message);
+  return served;
 }
 
 Result<SupervisorOptions> supervisor_options(const Options& options,
@@ -292,6 +302,7 @@ Result<SupervisorOptions> supervisor_options(const Options& options,
                   parse_duration(options.longest_restart_delay, "--longest-restart-delay"));
   MILLRACE_ASSIGN(out.restarts.healthy_after,
                   parse_duration(options.healthy_after, "--healthy-after"));
+  out.restarts.most_failed_starts = options.give_up_after;
   MILLRACE_ASSIGN(out.hang_limit, parse_duration(options.hang_limit, "--hang-limit"));
   MILLRACE_ASSIGN(out.start_limit, parse_duration(options.start_limit, "--start-limit"));
   MILLRACE_ASSIGN(out.drain_limit, parse_duration(options.drain_limit, "--drain-limit"));

@@ -26,7 +26,7 @@ constexpr int kMost = std::numeric_limits<int>::max();
 constexpr std::size_t kMostConfigBytes = std::size_t{1} << 20;
 constexpr std::string_view kRepositories = "repositories";
 
-constexpr std::array<ServeSetting, 36> kSettings = {{
+constexpr std::array<ServeSetting, 37> kSettings = {{
     {kRepositories, &O::repositories,
      "Folders of models, NAME/VERSION/model.onnx or model.plan, or single models", Form::path},
     {"devices", &O::devices, "Devices to use; default: all GPUs, else the host"},
@@ -91,6 +91,9 @@ constexpr std::array<ServeSetting, 36> kSettings = {{
      Form::duration},
     {"healthy_after", &O::healthy_after,
      "After serving for so long, the delay is the first again (default: 60s)", Form::duration},
+    {"give_up_after", &O::give_up_after,
+     "Starts in a row that fail before the whole ends; 0: no limit (default: 20)", Form::plain, 0,
+     kMost},
 }};
 
 template <class... Cases>

@@ -56,6 +56,7 @@ struct ServeOptions {
   std::string restart_delay = "100ms";
   std::string longest_restart_delay = "30s";
   std::string healthy_after = "60s";
+  int give_up_after = 20;
 };
 
 /// What a text must be besides a text.

@@ -11,7 +11,7 @@ namespace millrace::client {
 
 Result<std::unique_ptr<Client>> Client::connect(std::string_view url, ClientOptions options) {
   MILLRACE_ASSIGN(Url where, parse_url(url));
-  return where.grpc ? connect_grpc(std::move(where), std::move(options))
+  return where.grpc ? connect_grpc(where, std::move(options))
                     : connect_http(std::move(where), std::move(options));
 }
 

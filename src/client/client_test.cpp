@@ -134,13 +134,16 @@ TEST_P(ClientTest, LargeInputsArriveWhole) {
     asked.inputs.push_back({"input", large->view(), leased ? large->lease() : Lease()});
     const auto answer = client_->infer({"wide", ""}, std::move(asked));
     ASSERT_TRUE(answer.ok()) << answer.error().message;
-    EXPECT_EQ(std::memcmp(answer->outputs[0].view.data, large->view().data, 2 * 262144 * 4), 0);
+    EXPECT_EQ(
+        std::memcmp(answer->outputs[0].view.data, large->view().data, std::size_t{2} * 262144 * 4),
+        0);
   }
 }
 
 TEST_P(ClientTest, ManyInFlightGetTheirOwnAnswers) {
   constexpr int kRequests = 500;
   std::vector<std::vector<float>> contents;
+  contents.reserve(kRequests);
   for (int i = 0; i < kRequests; ++i) contents.push_back({static_cast<float>(i), 1, 2, 3});
   std::atomic<int> right{0};
   std::atomic<int> answered{0};
@@ -162,8 +165,8 @@ TEST_P(ClientTest, ManyInFlightGetTheirOwnAnswers) {
 
 TEST_P(ClientTest, ACallbackMaySendTheNextRequest) {
   std::promise<std::vector<float>> done;
-  const auto sent =
-      client_->infer({"echo", ""}, request(numbers_.data()), [&](Result<Response> first, bool) {
+  const auto sent = client_->infer(
+      {"echo", ""}, request(numbers_.data()), [&](const Result<Response>& first, bool) {
         ASSERT_TRUE(first.ok());
         (void)client_->infer(
             {"echo", ""}, request(numbers_.data()), [&](Result<Response> second, bool) {

@@ -240,7 +240,7 @@ class GrpcClient final : public Client {
 
 }  // namespace
 
-Result<std::unique_ptr<Client>> connect_grpc(Url url, ClientOptions options) {
+Result<std::unique_ptr<Client>> connect_grpc(const Url& url, ClientOptions options) {
   MILLRACE_ASSIGN(const auto credentials, credentials_for(url, options.tls));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);

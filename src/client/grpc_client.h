@@ -9,6 +9,6 @@
 namespace millrace::client {
 
 /// As Client::connect.
-[[nodiscard]] Result<std::unique_ptr<Client>> connect_grpc(Url url, ClientOptions options);
+[[nodiscard]] Result<std::unique_ptr<Client>> connect_grpc(const Url& url, ClientOptions options);
 
 }  // namespace millrace::client

@@ -12,51 +12,15 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "server/http/json.h"
+#include "server/json_writer.h"
 
 namespace millrace::server {
 namespace {
 
 constexpr Duration kLook = std::chrono::seconds(1);  // whether the file was moved
 
-/// One JSON object and the end of its line.
-class Line {
- public:
-  Line(std::string_view protocol, std::string_view peer) {
-    text("time", time_now());
-    text("protocol", protocol);
-    if (!peer.empty()) text("peer", peer);
-  }
-  void text(std::string_view key, std::string_view value) {
-    name(key);
-    append_json_string(out_, value);
-  }
-  void number(std::string_view key, std::int64_t value) {
-    name(key);
-    append_json_number(out_, value);
-  }
-  void microseconds(std::string_view key, Duration duration) {
-    name(key);
-    append_json_number(out_, std::chrono::duration<double, std::micro>(duration).count());
-  }
-  [[nodiscard]] std::string& end() {
-    out_ += "}\n";
-    return out_;
-  }
-
- private:
-  void name(std::string_view key) {
-    out_ += out_.empty() ? '{' : ',';
-    append_json_string(out_, key);
-    out_ += ':';
-  }
-  /// ISO 8601 in UTC, with microseconds.
-  static std::string time_now();
-
-  std::string out_;
-};
-
-std::string Line::time_now() {
+/// ISO 8601 in UTC, with microseconds.
+std::string time_now() {
   const auto now = std::chrono::system_clock::now();
   const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
   const auto fraction =
@@ -69,6 +33,28 @@ std::string Line::time_now() {
   std::snprintf(text + length, sizeof text - length, ".%06dZ", static_cast<int>(fraction));
   return text;
 }
+
+/// One JSON object and the end of its line.
+class Line {
+ public:
+  Line(std::string_view protocol, std::string_view peer) {
+    out_.open("", '{');
+    out_.text("time", time_now());
+    out_.text("protocol", protocol);
+    if (!peer.empty()) out_.text("peer", peer);
+  }
+  JsonWriter* operator->() noexcept { return &out_; }
+  void microseconds(std::string_view key, Duration duration) {
+    out_.number(key, std::chrono::duration<double, std::micro>(duration).count());
+  }
+  [[nodiscard]] std::string end() {
+    out_.close('}');
+    return out_.take() + '\n';
+  }
+
+ private:
+  JsonWriter out_;
+};
 
 int open_for_appending(const std::string& path) noexcept {
   return ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -93,15 +79,15 @@ AccessLog::~AccessLog() {
 void AccessLog::write(const HttpAccess& access) noexcept {
   try {
     Line line("http", access.peer);
-    line.text("method", access.method);
-    line.text("target", access.target);
-    if (!access.model.empty()) line.text("model", access.model);
-    line.number("status", access.status);
-    line.number("received_bytes", static_cast<std::int64_t>(access.received_bytes));
-    line.number("sent_bytes", static_cast<std::int64_t>(access.sent_bytes));
+    line->text("method", access.method);
+    line->text("target", access.target);
+    if (!access.model.empty()) line->text("model", access.model);
+    line->number("status", std::int64_t{access.status});
+    line->number("received_bytes", static_cast<std::int64_t>(access.received_bytes));
+    line->number("sent_bytes", static_cast<std::int64_t>(access.sent_bytes));
     line.microseconds("answer_us", access.answered - access.arrived);
     line.microseconds("send_us", access.sent - access.answered);
-    if (!access.traceparent.empty()) line.text("traceparent", access.traceparent);
+    if (!access.traceparent.empty()) line->text("traceparent", access.traceparent);
     write_line(line.end());
   } catch (...) {  // no memory for the line
   }
@@ -110,16 +96,16 @@ void AccessLog::write(const HttpAccess& access) noexcept {
 void AccessLog::write(const GrpcCallRecord& record) noexcept {
   try {
     Line line("grpc", record.peer);
-    line.text("method", record.method);
-    if (!record.model.empty()) line.text("model", record.model);
-    line.number("status", record.status);
-    line.number("received_bytes", static_cast<std::int64_t>(record.request_bytes));
-    line.number("sent_bytes", static_cast<std::int64_t>(record.answer_bytes));
+    line->text("method", record.method);
+    if (!record.model.empty()) line->text("model", record.model);
+    line->number("status", std::int64_t{record.status});
+    line->number("received_bytes", static_cast<std::int64_t>(record.request_bytes));
+    line->number("sent_bytes", static_cast<std::int64_t>(record.answer_bytes));
     const bool sent = record.ready != TimePoint();
     line.microseconds("answer_us", (sent ? record.ready : record.answered) - record.received);
     if (sent) line.microseconds("send_us", record.answered - record.ready);
-    if (!record.message.empty()) line.text("error", record.message);
-    if (!record.traceparent.empty()) line.text("traceparent", record.traceparent);
+    if (!record.message.empty()) line->text("error", record.message);
+    if (!record.traceparent.empty()) line->text("traceparent", record.traceparent);
     write_line(line.end());
   } catch (...) {  // no memory for the line
   }
@@ -154,7 +140,7 @@ void AccessLog::look_whether_moved() noexcept {
   if (!same) open_anew();
 }
 
-void AccessLog::write_line(std::string& line) noexcept {
+void AccessLog::write_line(std::string line) noexcept {
   const std::lock_guard lock(mutex_);
   look_whether_moved();
   if (torn_) line.insert(line.begin(), '\n');

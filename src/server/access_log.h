@@ -33,7 +33,7 @@ class AccessLog {
  private:
   AccessLog(int descriptor, std::string path) noexcept
       : path_(std::move(path)), descriptor_(descriptor) {}
-  void write_line(std::string& line) noexcept;
+  void write_line(std::string line) noexcept;
   // With the mutex held.
   void look_whether_moved() noexcept;
   void open_anew() noexcept;

@@ -7,36 +7,19 @@
 #include <millrace/version.h>
 
 #include "base/text.h"
-#include "server/http/json.h"
+#include "server/json_writer.h"
 
 namespace millrace::server {
 namespace {
 
 // Numbers of the protocol.
-constexpr int kInternal = 1;
-constexpr int kServer = 2;
-constexpr int kError = 2;
+constexpr std::int64_t kInternal = 1;
+constexpr std::int64_t kServer = 2;
+constexpr std::int64_t kError = 2;
 
-/// Objects and arrays, with the commas between what is in them.
-class Writer {
+/// With what the protocol calls an attribute.
+class Writer : public JsonWriter {
  public:
-  void open(std::string_view key, char bracket) {
-    name(key);
-    out_ += bracket;
-    first_ = true;
-  }
-  void close(char bracket) {
-    out_ += bracket;
-    first_ = false;
-  }
-  void text(std::string_view key, std::string_view value) {
-    name(key);
-    append_json_string(out_, value);
-  }
-  void number(std::string_view key, std::int64_t value) {
-    name(key);
-    append_json_number(out_, value);
-  }
   void attribute(std::string_view key, std::string_view value) {
     begin_attribute(key);
     text("stringValue", value);
@@ -47,16 +30,8 @@ class Writer {
     text("intValue", concat(value));
     end_attribute();
   }
-  [[nodiscard]] std::string take() { return std::move(out_); }
 
  private:
-  void name(std::string_view key) {
-    if (!first_) out_ += ',';
-    first_ = false;
-    if (key.empty()) return;
-    append_json_string(out_, key);
-    out_ += ':';
-  }
   void begin_attribute(std::string_view key) {
     open("", '{');
     text("key", key);
@@ -66,9 +41,6 @@ class Writer {
     close('}');
     close('}');
   }
-
-  std::string out_;
-  bool first_ = true;
 };
 
 std::string hex(std::uint64_t number) {

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/try.h"
+#include "engine/sign_of_life.h"
 #include "server/access_log.h"
 #include "server/metrics.h"
 #include "server/otlp_exporter.h"
@@ -99,6 +100,7 @@ void Server::reopen_logs() noexcept {
 }
 
 bool Server::responds() {
+  if (!drivers_respond(state_->engine)) return false;
   for (const auto& served : state_->repository->served({})) {
     (void)served->model.statistics();
   }

@@ -54,8 +54,9 @@ class Server {
   /// Opens the access log anew, after it was moved.
   void reopen_logs() noexcept;
 
-  /// Whether the threads of both protocols have gone round since this was last true, and the engine
-  /// and its models answer questions. It waits for their locks; one caller at a time.
+  /// Whether the threads of both protocols and the engine's drivers have gone round since they were
+  /// last asked, and the engine and its models answer questions. It waits for their locks; one
+  /// caller at a time.
   [[nodiscard]] bool responds();
 
   /// Readiness goes false, no new connections are taken; returns when what was begun is answered,

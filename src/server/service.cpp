@@ -65,6 +65,14 @@ VersionStatistics statistics_of(const ServedModel& served) {
   return out;
 }
 
+/// Of a version that was evicted: its counts went with it.
+VersionStatistics none_of(std::string_view model, std::string_view version) {
+  VersionStatistics out;
+  out.name = model;
+  out.version = version;
+  return out;
+}
+
 }  // namespace
 
 struct Service::State {
@@ -88,7 +96,7 @@ struct Service::State {
 };
 
 Service::Service(Engine& engine, ModelRepository& repository, ServiceOptions options)
-    : state_(std::make_unique<State>(engine, repository, options)) {}
+    : state_(std::make_shared<State>(engine, repository, options)) {}
 Service::~Service() = default;
 
 Engine& Service::engine() noexcept { return state_->engine; }
@@ -108,7 +116,10 @@ void Service::start_draining() noexcept { state_->draining.store(true, std::memo
 Result<bool> Service::model_ready(std::string_view model, std::string_view version) const {
   // One that was evicted comes back when it is asked for: a look must not bring it back.
   const auto served = state_->repository.find_now(model, version);
-  if (served) return true;
+  if (served) {
+    if (!*served) MILLRACE_TRY(state_->repository.describe(model, version));
+    return true;
+  }
   if (served.error().code == ErrorCode::not_found) return served.error();
   return false;
 }
@@ -141,29 +152,21 @@ ServerMetadata Service::metadata() const {
 
 Result<ModelMetadata> Service::model_metadata(std::string_view model,
                                               std::string_view version) const {
-  MILLRACE_ASSIGN(const std::shared_ptr<const ServedModel> served,
-                  state_->repository.find(model, version));
+  MILLRACE_ASSIGN(ModelDescription found, state_->repository.describe(model, version));
   ModelMetadata out;
-  out.name = served->name;
-  if (version.empty()) {
-    for (const auto& other : state_->repository.served(model)) {
-      out.versions.push_back(other->version);
-    }
-  } else {
-    out.versions.push_back(served->version);
-  }
+  out.name = std::move(found.name);
+  out.versions = version.empty() ? std::move(found.versions) : std::vector{found.version};
   out.platform =
-      served->config->platform().empty() ? served->config->backend() : served->config->platform();
-  out.inputs = served->model.info().inputs;
-  out.outputs = served->model.info().outputs;
+      found.config->platform().empty() ? found.config->backend() : found.config->platform();
+  out.inputs = std::move(found.inputs);
+  out.outputs = std::move(found.outputs);
   return out;
 }
 
 Result<std::shared_ptr<const inference::ModelConfig>> Service::model_config(
     std::string_view model, std::string_view version) const {
-  MILLRACE_ASSIGN(const std::shared_ptr<const ServedModel> served,
-                  state_->repository.find(model, version));
-  return served->config;
+  MILLRACE_ASSIGN(ModelDescription found, state_->repository.describe(model, version));
+  return std::move(found.config);
 }
 
 Result<std::vector<VersionStatistics>> Service::statistics(std::string_view model,
@@ -171,14 +174,17 @@ Result<std::vector<VersionStatistics>> Service::statistics(std::string_view mode
   std::vector<VersionStatistics> out;
   if (!version.empty()) {
     MILLRACE_ASSIGN(const std::shared_ptr<const ServedModel> served,
-                    state_->repository.find(model, version));
-    out.push_back(statistics_of(*served));
+                    state_->repository.find_now(model, version));
+    if (!served) MILLRACE_TRY(state_->repository.describe(model, version));
+    out.push_back(served ? statistics_of(*served) : none_of(model, version));
     return out;
   }
-  if (!model.empty()) MILLRACE_TRY(state_->repository.find(model, {}));
   for (const auto& served : state_->repository.served(model)) {
     out.push_back(statistics_of(*served));
   }
+  if (model.empty() || !out.empty()) return out;
+  MILLRACE_ASSIGN(const ModelDescription evicted, state_->repository.describe(model, {}));
+  for (const std::string& known : evicted.versions) out.push_back(none_of(model, known));
   return out;
 }
 
@@ -222,7 +228,7 @@ Result<MemoryRegions*> Service::cuda_memory() {
 }
 
 Result<Settings> Service::trace_settings(std::string_view model) const {
-  if (!model.empty()) MILLRACE_TRY(state_->repository.find(model, {}));
+  if (!model.empty()) MILLRACE_TRY(state_->repository.find_now(model, {}));
   return state_->traces.of(model);
 }
 
@@ -230,7 +236,7 @@ Result<Settings> Service::change_trace_settings(std::string_view model, const Se
   if (!state_->options.change_settings) {
     return State::not_allowed("changing trace settings", "--allow-settings");
   }
-  if (!model.empty()) MILLRACE_TRY(state_->repository.find(model, {}));
+  if (!model.empty()) MILLRACE_TRY(state_->repository.find_now(model, {}));
   return state_->traces.change(model, changes);
 }
 
@@ -261,15 +267,40 @@ RequestTracePtr Service::begin_trace(std::string_view model, std::string_view tr
 // -------------------------------------------------------------------------------------------------
 // inference
 
-Result<Ticket> Service::infer(Call call, AnswerCallback callback) {
+Result<CallTicket> Service::infer(Call call, AnswerCallback callback) {
   const RequestTracePtr trace = call.trace;
   Result<std::shared_ptr<const ServedModel>> served =
-      state_->repository.find(call.model, call.version);
+      state_->repository.find_now(call.model, call.version);
+  if (served && !*served) return infer_later(state_, std::move(call), std::move(callback));
   Result<Ticket> ticket = served ? submit_call({state_->system, state_->cuda}, *std::move(served),
                                                std::move(call), std::move(callback))
                                  : std::move(served).error();
   if (trace && !ticket) trace->failed(ticket.error());
-  return ticket;
+  if (!ticket) return std::move(ticket).error();
+  return CallTicket(*std::move(ticket));
+}
+
+Result<CallTicket> Service::infer_later(const std::shared_ptr<State>& state, Call call,
+                                        AnswerCallback callback) {
+  MILLRACE_TRY(keep_inputs(call));
+  const auto waiting = std::make_shared<WaitingCall>(state->repository);
+  const auto kept = std::make_shared<Call>(std::move(call));
+  const auto go_on = [state, waiting, kept, answer = std::move(callback)](
+                         Result<std::shared_ptr<const ServedModel>> served) {
+    const RequestTracePtr trace = kept->trace;
+    if (!waiting->begin() && served) {
+      served = Error{ErrorCode::cancelled, "the request was cancelled before it started"};
+    }
+    Result<Ticket> ticket = served ? submit_call({state->system, state->cuda}, *std::move(served),
+                                                 std::move(*kept), answer)
+                                   : std::move(served).error();
+    if (ticket) return waiting->submitted(*std::move(ticket));
+    if (trace) trace->failed(ticket.error());
+    answer(std::move(ticket).error(), true);
+  };
+  waiting->waits_as(
+      state->repository.find_later(kept->model, kept->version, kept->deadline, go_on));
+  return CallTicket(waiting);
 }
 
 Result<Tensor> Service::receive_buffer(std::string_view model, std::size_t bytes) {

@@ -16,6 +16,7 @@
 #include "server/settings.h"
 #include "server/submit_call.h"
 #include "server/tracing.h"
+#include "server/waiting_call.h"
 
 namespace millrace::server {
 
@@ -35,7 +36,7 @@ struct ServerMetadata {
 /// A tensor of a model as its metadata gives it: its shape with the batch axis, -1 where not fixed.
 struct ModelMetadata {
   std::string name;
-  std::vector<std::string> versions;  // that are ready, ascending
+  std::vector<std::string> versions;  // that are ready or come back on demand, ascending
   std::string platform;
   std::vector<TensorInfo> inputs;
   std::vector<TensorInfo> outputs;
@@ -76,7 +77,8 @@ class Service {
   /// An empty version: any. Errors: not_found for a model or version that is not known.
   [[nodiscard]] Result<bool> model_ready(std::string_view model, std::string_view version) const;
 
-  // Descriptions. Errors: not_found; unavailable for a model that is known and not ready.
+  // Descriptions. Errors: not_found; unavailable for a model that is known and not ready. A model
+  // that was evicted is described as it was, and not loaded again for that.
   [[nodiscard]] ServerMetadata metadata() const;
   [[nodiscard]] Result<ModelMetadata> model_metadata(std::string_view model,
                                                      std::string_view version) const;
@@ -89,8 +91,10 @@ class Service {
 
   // Inference.
   /// Validates, finds the model, binds regions and submits. An error returned here means that the
-  /// callback will not be called. The ticket takes the call back while it has not started.
-  Result<Ticket> infer(Call call, AnswerCallback callback);
+  /// callback will not be called. The ticket takes the call back while it has not started. Never
+  /// waits: a model that was evicted is loaded again elsewhere, and all of this is done there once
+  /// it is back, unless the call's deadline comes first.
+  Result<CallTicket> infer(Call call, AnswerCallback callback);
   /// Host memory for `bytes` of an input of that model: such that its devices read it without a
   /// further copy (pinned where one is a GPU). Errors: not_found, unavailable, out_of_memory.
   [[nodiscard]] Result<Tensor> receive_buffer(std::string_view model, std::size_t bytes);
@@ -125,7 +129,9 @@ class Service {
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  static Result<CallTicket> infer_later(const std::shared_ptr<State>& state, Call call,
+                                        AnswerCallback callback);
+  std::shared_ptr<State> state_;  // also of the calls that wait
 };
 
 }  // namespace millrace::server

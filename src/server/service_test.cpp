@@ -1,19 +1,21 @@
 #include "server/service.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <future>
 #include <numeric>
+#include <thread>
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <millrace/log.h>
 
 #include "repository/test_folder.h"
+#include "server/test_evicted.h"
+#include "server/test_service.h"
+#include "server/test_shared_object.h"
 #include "server/wire_bytes.h"
 
 namespace millrace::server {
@@ -21,80 +23,19 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::SharedObject;
 
-/// A shared-memory object of this process's own, gone at the end.
-class SharedObject {
- public:
-  SharedObject(std::string name, std::size_t bytes)
-      : name_("/millrace-test-" + std::to_string(getpid()) + "-" + std::move(name)) {
-    descriptor_ = shm_open(name_.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
-    EXPECT_GE(descriptor_, 0) << std::strerror(errno);
-    resize(bytes);
-    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
-    EXPECT_NE(data_, MAP_FAILED);
-    bytes_ = bytes;
-  }
-  ~SharedObject() {
-    munmap(data_, bytes_);
-    close(descriptor_);
-    shm_unlink(name_.c_str());
-  }
-  SharedObject(const SharedObject&) = delete;
-  SharedObject& operator=(const SharedObject&) = delete;
-
-  void resize(std::size_t bytes) const {
-    EXPECT_EQ(ftruncate(descriptor_, static_cast<off_t>(bytes)), 0);
-  }
-  [[nodiscard]] const std::string& name() const { return name_; }
-  template <class T>
-  [[nodiscard]] T* as(std::size_t offset = 0) const {
-    return reinterpret_cast<T*>(static_cast<std::byte*>(data_) + offset);
-  }
-
- private:
-  std::string name_;
-  int descriptor_ = -1;
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
-class ServiceTest : public ::testing::Test {
+class ServiceTest : public testing::ServiceFixture {
  protected:
   ServiceTest() {
     add("echo", "reference:identity?type=FP32&shape=4");
     add("text", "reference:identity?type=BYTES&shape=2");
-    EngineOptions options;
-    options.devices.devices = {"host:0"};
-    engine_ = std::make_unique<Engine>(*Engine::create(options));
-    RepositoryOptions models;
-    models.folders = {folder_.path()};
-    models.strict = true;
-    Result<std::unique_ptr<ModelRepository>> opened = ModelRepository::open(*engine_, models);
-    EXPECT_TRUE(opened.ok()) << opened.error().message;
-    repository_ = std::move(*opened);
+    add("three", "reference:identity?inputs=3&type=UINT8,FP32,FP64&shape=-1");
     ServiceOptions all;
     all.repository_control = true;
     all.client_shared_memory = true;
     all.change_settings = true;
-    service_ = std::make_unique<Service>(*engine_, *repository_, all);
-  }
-  void add(const std::string& name, const std::string& model) {
-    folder_.write(name + "/config.pbtxt",
-                  "backend: \"reference\"\nmax_batch_size: 8\nparameters { key: \"model\" value { "
-                  "string_value: \"" +
-                      model + "\" } }\n");
-    std::filesystem::create_directories(folder_.path(name + "/1"));
-  }
-  Result<Answer> infer(Call call) {
-    std::promise<Result<Answer>> promise;
-    std::future<Result<Answer>> future = promise.get_future();
-    const Result<Ticket> ticket =
-        service_->infer(std::move(call), [&promise](Result<Answer> answer, bool last) {
-          EXPECT_TRUE(last);
-          promise.set_value(std::move(answer));
-        });
-    if (!ticket) return ticket.error();
-    return future.get();
+    open(all);
   }
   static Call echo(const std::vector<float>& numbers) {
     Call call;
@@ -111,10 +52,6 @@ class ServiceTest : public ::testing::Test {
     return {numbers, numbers + *element_count(output.shape)};
   }
 
-  testing::TestFolder folder_;
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<ModelRepository> repository_;
-  std::unique_ptr<Service> service_;
   const std::vector<float> numbers_ = {1, 2, 3, 4, 8, 7, 6, 5};
 };
 
@@ -143,6 +80,37 @@ TEST_F(ServiceTest, MemoryWithoutALeaseIsOnlyNeededForTheCall) {
   std::fill(numbers->begin(), numbers->end(), -1.0F);
   numbers.reset();
   EXPECT_EQ(promise.get_future().get(), numbers_);
+}
+
+TEST_F(ServiceTest, SmallInputsAreKeptBesideEachOther) {
+  // The third finds no room beside the others, or one that is not for its type, or it has no bytes.
+  for (const std::size_t count : {28U, 5U, 3U, 0U, 27U, 28U, 1000U}) {
+    const std::vector<std::uint8_t> bytes(count, 7);
+    const std::vector<float> numbers(count, 2.5F);
+    const std::vector<double> wide(count, -1.25);
+    Call call;
+    call.model = "three";
+    const auto add = [&](DataType type, const auto& values) {
+      CallInput& input = call.inputs.emplace_back();
+      input.name = "input" + std::to_string(call.inputs.size() - 1);
+      input.type = type;
+      input.shape = {1, static_cast<std::int64_t>(count)};
+      input.raw = {values.data(), values.size() * sizeof values[0]};
+    };
+    add(DataType::uint8, bytes);
+    add(DataType::fp32, numbers);
+    add(DataType::fp64, wide);
+    const Result<Answer> answer = infer(std::move(call));
+    ASSERT_TRUE(answer.ok()) << answer.error().message;
+    ASSERT_EQ(answer->outputs.size(), 3U);
+    const auto same = [&](std::size_t i, const auto& values) {
+      return std::equal(values.begin(), values.end(),
+                        static_cast<decltype(values.data())>(answer->outputs[i].view.data));
+    };
+    EXPECT_TRUE(same(0, bytes)) << count;
+    EXPECT_TRUE(same(1, numbers)) << count;
+    EXPECT_TRUE(same(2, wide)) << count;
+  }
 }
 
 TEST_F(ServiceTest, SaysWhatIsWrongWithACall) {
@@ -232,6 +200,7 @@ TEST_F(ServiceTest, RegionsAreBoundsChecked) {
   EXPECT_FALSE(regions.register_system("a", object.name(), 4097, 1).ok());
   EXPECT_FALSE(regions.register_system("a", object.name(), SIZE_MAX, 2).ok());
   EXPECT_FALSE(regions.register_system("a", object.name(), 0, 0).ok());
+  EXPECT_FALSE(regions.register_system("a", object.name(), 16, 0).ok());
   EXPECT_FALSE(regions.register_system("", object.name(), 0, 1).ok());
   ASSERT_TRUE(regions.register_system("a", object.name(), 96, 4000).ok());
   EXPECT_THAT(regions.register_system("a", object.name(), 0, 1).error().message,
@@ -247,6 +216,16 @@ TEST_F(ServiceTest, RegionsAreBoundsChecked) {
   EXPECT_TRUE(regions.status("")->empty());
 }
 
+TEST_F(ServiceTest, CudaHandlesHaveTheirLength) {
+  const std::vector<std::byte> bytes(65);
+  for (const std::size_t length : {0u, 63u, 65u}) {
+    const Result<void> refused =
+        (*service_->cuda_memory())->register_cuda("g", std::span(bytes).first(length), 0, 16);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_THAT(refused.error().message, HasSubstr("a handle of 64 bytes"));
+  }
+}
+
 TEST_F(ServiceTest, AnUnregisteredRegionLivesUntilItsLastUse) {
   const SharedObject object("life", 4096);
   MemoryRegions& regions = **service_->system_memory();
@@ -254,7 +233,9 @@ TEST_F(ServiceTest, AnUnregisteredRegionLivesUntilItsLastUse) {
   Result<RegionMemory> memory = regions.find({"a", 0, 4096});
   ASSERT_TRUE(memory.ok());
   regions.unregister("");
-  ASSERT_TRUE(regions.register_system("a", object.name(), 0, 64).ok()) << "the name is free";
+  const SharedObject other("other", 4096);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a thread of its own takes it down
+  ASSERT_TRUE(regions.register_system("a", other.name(), 0, 4096).ok()) << "the name is free";
   std::memset(memory->data, 7, 4096);
   EXPECT_EQ(object.as<char>()[4095], 7);
 }
@@ -300,7 +281,7 @@ TEST_F(ServiceTest, CountsWhatItAnswers) {
   ASSERT_TRUE(infer(echo(numbers_)).ok());
   const auto all = service_->statistics("", "");
   ASSERT_TRUE(all.ok());
-  EXPECT_EQ(all->size(), 2u);
+  EXPECT_EQ(all->size(), 3u);
   const auto echoed = service_->statistics("echo", "1");
   ASSERT_EQ(echoed->size(), 1u);
   const VersionStatistics& statistics = echoed->front();
@@ -326,26 +307,78 @@ TEST_F(ServiceTest, ReadinessGoesBeforeTheServer) {
   EXPECT_TRUE(infer(echo(numbers_)).ok()) << "what still comes is answered";
 }
 
-TEST_F(ServiceTest, ALookAtAModelThatWasEvictedDoesNotBringItBack) {
-  const testing::TestFolder folder;
-  for (const char* const name : {"a", "b"}) {
-    folder.reference(name, 1,
-                     R"({"kind": "identity", "options": {"shape": "4", "max_items": 1, )"
-                     R"("weights_bytes": "5MiB"}})");
+class EvictedTest : public ::testing::Test {
+ protected:
+  struct Asked {
+    CallTicket ticket;
+    std::future<Result<Answer>> answer;
+    [[nodiscard]] bool answered() const {
+      return answer.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    }
+  };
+  /// Of data that is gone when it returns.
+  Asked ask(const std::string& model, std::optional<TimePoint> deadline = {}) {
+    const std::vector<float> numbers = {1, 2, 3, 4};
+    Call call;
+    call.model = model;
+    call.deadline = deadline;
+    CallInput& input = call.inputs.emplace_back();
+    input.name = "input";
+    input.shape = {1, 4};
+    input.raw = {numbers.data(), numbers.size() * sizeof(float)};
+    auto promise = std::make_shared<std::promise<Result<Answer>>>();
+    Asked asked{{}, promise->get_future()};
+    Result<CallTicket> ticket = service_.infer(
+        std::move(call),
+        [promise](Result<Answer> answer, bool) { promise->set_value(std::move(answer)); });
+    EXPECT_TRUE(ticket.ok()) << ticket.error().message;
+    if (ticket) asked.ticket = *std::move(ticket);
+    return asked;
   }
-  Engine engine = testing::host_engine(std::size_t{8} << 20);
-  RepositoryOptions models;
-  models.folders = {folder.path()};
-  models.mode = RepositoryMode::control;
-  models.load_at_start = {"a"};
-  models.eviction.enabled = true;
-  const auto repository = *ModelRepository::open(engine, models);
-  Service service(engine, *repository, {.repository_control = true});
-  ASSERT_TRUE(service.load_model("b", {}).ok());
-  EXPECT_TRUE(*service.model_ready("a", "")) << "it comes back when it is asked for";
-  EXPECT_TRUE(service.receive_buffer("a", 64).ok());
-  EXPECT_EQ(repository->served("a").size(), 0u);
-  EXPECT_EQ(repository->served("b").size(), 1u);
+
+  testing::EvictedModel models_;
+  Service& service_ = models_.service();
+};
+
+TEST_F(EvictedTest, ALookAtItDoesNotBringItBack) {
+  EXPECT_TRUE(*service_.model_ready("a", "")) << "it comes back when it is asked for";
+  EXPECT_TRUE(service_.receive_buffer("a", 64).ok());
+  EXPECT_THAT(service_.model_metadata("a", "")->versions, ElementsAre("1"));
+  EXPECT_EQ(service_.model_metadata("a", "1")->inputs[0].name, "input");
+  EXPECT_EQ((*service_.model_config("a", ""))->name(), "a");
+  EXPECT_EQ(service_.statistics("a", "")->at(0).version, "1");
+  EXPECT_EQ(service_.statistics("a", "1")->at(0).inference_count, 0u);
+  EXPECT_TRUE(service_.trace_settings("a").ok());
+  EXPECT_EQ(service_.statistics("a", "7").error().code, ErrorCode::not_found);
+  EXPECT_EQ(service_.model_ready("a", "7").error().code, ErrorCode::not_found);
+  EXPECT_EQ(models_.repository().served("a").size(), 0u);
+  EXPECT_EQ(models_.repository().served("b").size(), 1u);
+}
+
+TEST_F(EvictedTest, CallsWaitForItWithoutHoldingUpTheirThread) {
+  std::vector<Asked> asked;
+  for (int i = 0; i < 8; ++i) asked.push_back(ask("a"));
+  EXPECT_TRUE(ask("b").answer.get().ok()) << "meanwhile";
+  for (const Asked& one : asked) EXPECT_FALSE(one.answered());
+  models_.let_it_come();
+  for (Asked& one : asked) {
+    const Result<Answer> answer = one.answer.get();
+    ASSERT_TRUE(answer.ok()) << answer.error().message;
+    const auto* const numbers = static_cast<const float*>(answer->outputs[0].view.data);
+    EXPECT_THAT(std::vector<float>(numbers, numbers + 4), ElementsAre(1, 2, 3, 4));
+  }
+}
+
+TEST_F(EvictedTest, CallsThatWaitForItHaveTheirDeadlineAndCanBeTakenBack) {
+  Asked patient = ask("a");
+  Asked cancelled = ask("a");
+  EXPECT_TRUE(cancelled.ticket.cancel());
+  EXPECT_EQ(cancelled.answer.get().error().code, ErrorCode::cancelled);
+  EXPECT_EQ(ask("a", Clock::now() + std::chrono::milliseconds(20)).answer.get().error().code,
+            ErrorCode::deadline_exceeded);
+  EXPECT_FALSE(patient.answered());
+  models_.let_it_come();
+  EXPECT_TRUE(patient.answer.get().ok());
 }
 
 TEST_F(ServiceTest, WhatIsNotAllowedIsRefusedByName) {

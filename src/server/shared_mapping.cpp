@@ -33,7 +33,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   for (Watched& entry : watched) {
     const std::uintptr_t begin = entry.begin.load(std::memory_order_acquire);
     if (begin <= 1 || at < begin || at >= entry.end.load(std::memory_order_acquire)) continue;
-    void* const start = reinterpret_cast<void*>(at / page_bytes * page_bytes);
+    void* const start = static_cast<std::byte*>(info->si_addr) - at % page_bytes;
     if (mmap(start, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
              0) == MAP_FAILED) {
       break;

@@ -24,14 +24,38 @@ struct Wanted {
   bool in_place = false;  // the engine writes it into the region itself
 };
 
-/// What is needed until the answer comes.
-struct Pending {
+/// What is needed until the last answer comes, and the memory of small inputs, which the engine may
+/// hold for longer. One for the engine's callback, which costs no further memory then.
+struct Pending final : Lease::Counted {
   std::shared_ptr<const ServedModel> served;
   AnswerCallback callback;
   std::vector<Wanted> wanted;               // empty: all, as they come
   std::vector<RegionMemory> input_regions;  // looked at when it is over
   TimePoint begun;
   RequestTracePtr trace;
+
+  static constexpr std::size_t kSmallBytes = 256;
+  static constexpr std::size_t kAlignment = 16;
+  std::size_t small_used = 0;
+  alignas(kAlignment) std::byte small[kSmallBytes];
+
+  /// Null: there is not so much left.
+  std::byte* take_small(std::size_t bytes) noexcept {
+    const std::size_t left = kSmallBytes - small_used;
+    if (bytes > left) return nullptr;
+    std::byte* const taken = small + small_used;
+    small_used += std::min(left, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    return taken;
+  }
+  /// The last answer was given.
+  void over() noexcept {
+    callback = nullptr;
+    served.reset();
+    wanted.clear();
+    input_regions.clear();
+    trace.reset();
+  }
+  void dispose() noexcept override { delete this; }
 };
 
 std::string name_of(std::string_view kind, const std::string& name) {
@@ -57,7 +81,7 @@ Result<void> check_size(const CallInput& input, std::size_t found) {
 
 /// Memory that stays until the lease goes is used where it lies, unless it starts at an odd
 /// address.
-Result<NamedTensor> input_of_raw(CallInput& input) {
+Result<NamedTensor> input_of_raw(CallInput& input, Pending& pending, const Lease& held) {
   const auto [data, bytes] = *input.raw;
   if (input.type == DataType::bytes) return input_of_bytes(input, data, bytes);
   MILLRACE_TRY(check_size(input, bytes));
@@ -65,6 +89,10 @@ Result<NamedTensor> input_of_raw(CallInput& input) {
   if (input.raw_lease && aligned) {
     return NamedTensor{std::move(input.name), TensorView::of(input.type, data, input.shape),
                        std::move(input.raw_lease)};
+  }
+  if (std::byte* const place = pending.take_small(bytes)) {
+    if (bytes > 0) std::memcpy(place, data, bytes);
+    return NamedTensor{std::move(input.name), TensorView::of(input.type, place, input.shape), held};
   }
   MILLRACE_ASSIGN(Tensor tensor, Tensor::allocate(input.type, input.shape));
   if (bytes > 0) std::memcpy(tensor.view().data, data, bytes);
@@ -98,9 +126,11 @@ Result<NamedTensor> input_of_region(const Regions& regions, CallInput& input, Pe
   return tensor;
 }
 
-Result<NamedTensor> input_of(const Regions& regions, CallInput& input, Pending& pending) {
+/// `held`: on `pending`.
+Result<NamedTensor> input_of(const Regions& regions, CallInput& input, Pending& pending,
+                             const Lease& held) {
   if (input.region) return input_of_region(regions, input, pending);
-  if (input.raw) return input_of_raw(input);
+  if (input.raw) return input_of_raw(input, pending, held);
   if (!input.tensor) {
     return Error{ErrorCode::invalid_argument,
                  concat(name_of("input", input.name), ": expected data, got none")};
@@ -203,7 +233,7 @@ Result<void> finish_output(const ServedModel& served, const Wanted& wanted,
   return wanted.memory.check();
 }
 
-Result<Answer> answer_of(Pending& pending, Response response) {
+Result<Answer> answer_of(Pending& pending, Response& response) {
   for (const RegionMemory& region : pending.input_regions) MILLRACE_TRY(region.check());
   Answer answer;
   answer.model = pending.served->name;
@@ -227,15 +257,14 @@ Result<Answer> answer_of(Pending& pending, Response response) {
   return answer;
 }
 
-void finish(Pending& pending, Result<Response> response, bool last) {
+void finish(Pending& pending, Result<Response>& response, bool last) {
   ServedTraffic& traffic = *pending.served->traffic;
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   traffic.last_inference_ms.store(
       std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
       std::memory_order_relaxed);
   if (pending.trace && response) pending.trace->ran(*response);
-  Result<Answer> answer =
-      response ? answer_of(pending, *std::move(response)) : std::move(response).error();
+  Result<Answer> answer = response ? answer_of(pending, *response) : std::move(response).error();
   if (!answer) {
     traffic.failures.fetch_add(1, std::memory_order_relaxed);
     traffic.failure_ns.fetch_add(static_cast<std::uint64_t>((Clock::now() - pending.begun).count()),
@@ -243,8 +272,7 @@ void finish(Pending& pending, Result<Response> response, bool last) {
     if (pending.trace) pending.trace->failed(answer.error());
   }
   if (last) pending.trace.reset();
-  const AnswerCallback callback = std::move(pending.callback);
-  callback(std::move(answer), last);
+  pending.callback(std::move(answer), last);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -296,13 +324,13 @@ Result<void> apply_parameters(const Call& call, const ServedModel& served, TimeP
   return {};
 }
 
-/// The engine's request. What the answer needs goes into `pending`.
-Result<Request> request_of(const Regions& regions, Call& call, Pending& pending) {
-  Request request;
+/// Fills in the engine's request. What the answer needs goes into `pending`; `held` is on that.
+Result<void> fill_request(const Regions& regions, Call& call, Pending& pending, const Lease& held,
+                          Request& request) {
   request.id = std::move(call.id);
   MILLRACE_TRY(apply_parameters(call, *pending.served, pending.begun, request));
   for (CallInput& input : call.inputs) {
-    MILLRACE_ASSIGN(NamedTensor tensor, input_of(regions, input, pending));
+    MILLRACE_ASSIGN(NamedTensor tensor, input_of(regions, input, pending, held));
     request.inputs.push_back(std::move(tensor));
   }
   for (CallOutput& output : call.outputs) {
@@ -314,7 +342,7 @@ Result<Request> request_of(const Regions& regions, Call& call, Pending& pending)
       output.name = name;
     }
   }
-  return request;
+  return {};
 }
 
 Error counted(ServedTraffic& traffic, Error error) {
@@ -334,21 +362,29 @@ Result<RegionMemory> Regions::find(const RegionSlice& slice) const {
 
 Result<Ticket> submit_call(const Regions& regions, std::shared_ptr<const ServedModel> served,
                            Call call, AnswerCallback callback) {
-  auto pending = std::make_shared<Pending>();
+  auto* const pending = new Pending;
+  const Lease held = Lease::adopt(pending);
   pending->begun = Clock::now();
   if (call.trace) call.trace->submitted(served->version, call.id);
   pending->trace = std::move(call.trace);
-  pending->served = std::move(served);
-  Result<Request> request = request_of(regions, call, *pending);
-  if (!request) return counted(*pending->served->traffic, std::move(request).error());
-  const Model model = pending->served->model;
+  pending->served = served;
+  Request request;
+  if (Result<void> filled = fill_request(regions, call, *pending, held, request); !filled) {
+    return counted(*served->traffic, std::move(filled).error());
+  }
   pending->callback = std::move(callback);
+  // A count of `pending` is the callback's, which gives it back with the last answer.
+  (void)Lease(held).release();
   Result<Ticket> ticket =
-      model.submit(*std::move(request), [pending](Result<Response> response, bool last) {
-        finish(*pending, std::move(response), last);
+      served->model.submit(std::move(request), [pending](Result<Response>&& response, bool last) {
+        const Lease answers = last ? Lease::adopt(pending) : Lease();
+        finish(*pending, response, last);
+        if (last) pending->over();
       });
-  if (!ticket) return counted(*pending->served->traffic, std::move(ticket).error());
-  return ticket;
+  if (ticket) return ticket;
+  const Lease unanswered = Lease::adopt(pending);
+  pending->over();
+  return counted(*served->traffic, std::move(ticket).error());
 }
 
 }  // namespace millrace::server

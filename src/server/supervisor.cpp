@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
-#include "server/grpc/acceptor.h"
+#include "server/listening.h"
 #include "server/notify.h"
 #include "server/turnstile.h"
 #include "server/worker_link.h"
@@ -88,6 +88,7 @@ class Supervisor {
   void hand_over();
   void reap();
   void ended(int status);
+  void try_again(Duration served, int code, const std::string& why);
   void look_at_time();
   void stop_worker();
   void end_worker(std::string_view reason);
@@ -110,7 +111,8 @@ class Supervisor {
   pid_t worker_ = 0;
   Descriptor link_;
   std::string ended_because_;  // what the supervisor ended the worker for; empty: it did not
-  bool serves_ = false;        // this worker said so
+  std::optional<std::string> last_words_;  // the error that it says it ends with
+  bool serves_ = false;                    // this worker said so
   bool ever_served_ = false;
   std::optional<TimePoint> unserved_since_;
   WorkerHistory history_;
@@ -148,6 +150,7 @@ Result<void> Supervisor::start() {
   texts.insert(verb == texts.end() ? verb : verb + 1, concat("--worker=", to_string(start)));
   texts.insert(texts.begin(), "millrace");
   std::vector<char*> arguments;
+  arguments.reserve(texts.size() + 1);
   for (std::string& text : texts) arguments.push_back(text.data());
   arguments.push_back(nullptr);
 
@@ -160,6 +163,7 @@ Result<void> Supervisor::start() {
   }
   worker_ = child;
   ended_because_.clear();
+  last_words_.reset();
   serves_ = false;
   phase_ = Phase::starting;
   since_ = Clock::now();
@@ -250,12 +254,17 @@ void Supervisor::hear_signals() {
 
 void Supervisor::hear_worker() {
   if (!link_) return;
-  std::array<char, 256> said;
+  std::array<char, kMostLastWords + 256> said;
   const ssize_t bytes = recv(link_.number(), said.data(), said.size(), 0);
   if (bytes == 0) link_ = Descriptor();  // it ends, and SIGCHLD says when it has
   if (bytes <= 0) return;
   last_beat_ = Clock::now();
-  const auto end = said.begin() + bytes;
+  auto end = said.begin() + bytes;
+  const auto words = last_words_ ? said.begin() : std::find(said.begin(), end, kFails);
+  if (words != end) {
+    last_words_ = last_words_.value_or("") + std::string(words + (last_words_ ? 0 : 1), end);
+    end = words;
+  }
   if (phase_ == Phase::starting && std::find(said.begin(), end, kTakesOver) != end) hand_over();
   if (phase_ == Phase::serving && !serves_ && std::find(said.begin(), end, kBeat) != end) {
     serves_ = true;
@@ -284,7 +293,7 @@ void Supervisor::reap() {
 
 void Supervisor::ended(int status) {
   const TimePoint now = Clock::now();
-  const bool served = phase_ == Phase::serving;
+  const Duration served = serves_ ? std::max<Duration>(now - since_, Duration(1)) : Duration();
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   worker_ = 0;
   link_ = Descriptor();
@@ -298,13 +307,24 @@ void Supervisor::ended(int status) {
     result_ = code;
     return;
   }
-  const Duration delay = backoff_.next(served ? now - since_ : Duration::zero());
-  start_at_ = now + delay;
+  std::string why = !ended_because_.empty()         ? ended_because_
+                    : code == options_.restart_code ? "a device failed for good"
+                    : code >= 0                     ? concat("it ended with exit code ", code)
+                                : concat("it was ended by signal ", WTERMSIG(status));
+  if (last_words_) why += ": " + *last_words_;
+  try_again(served, code, why);
+}
+
+void Supervisor::try_again(Duration served, int code, const std::string& why) {
+  const Duration delay = backoff_.next(served);
+  if (backoff_.hopeless()) {
+    log_error("the worker is not started again after ", backoff_.failed_starts(),
+              " failed starts in a row (--give-up-after): ", why);
+    result_ = std::max(code, 1);
+    return;
+  }
+  start_at_ = Clock::now() + delay;
   ++history_.restarts;
-  const std::string why = !ended_because_.empty()         ? ended_because_
-                          : code == options_.restart_code ? "a device failed for good"
-                          : code >= 0                     ? concat("it ended with exit code ", code)
-                                      : concat("it was ended by signal ", WTERMSIG(status));
   const std::string text =
       concat("the worker is started again in ", format_duration(delay), ": ", why);
   log_error(text);
@@ -360,8 +380,7 @@ Result<int> Supervisor::run() {
     look_at_time();
     if (result_ || phase_ != Phase::waiting || stopping_ || Clock::now() < start_at_) continue;
     if (const Result<void> started = start(); !started.ok()) {
-      log_error(started.error().message);
-      start_at_ = Clock::now() + backoff_.next(Duration::zero());
+      try_again(Duration::zero(), 1, started.error().message);
     }
   }
   return *result_;

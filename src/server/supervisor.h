@@ -44,7 +44,8 @@ struct SupervisorOptions {
 /// second such signal ends the worker at once. It must be called while the process has one thread.
 ///
 /// Errors: as `listen_on`; a worker that ends by itself before one ever served, as with a wrong
-/// option, is not started again, unless it failed, crashed or hung: its exit code is returned.
+/// option, is not started again, unless it failed, crashed or hung: its exit code is returned. So
+/// is that of the last of RestartPolicy::most_failed_starts.
 [[nodiscard]] Result<int> supervise(SupervisorOptions options);
 
 }  // namespace millrace::server

@@ -9,7 +9,7 @@
 
 #include <gmock/gmock.h>
 
-#include "server/grpc/acceptor.h"
+#include "server/listening.h"
 
 namespace millrace::server {
 namespace {

@@ -87,6 +87,16 @@ WorkerHistory WorkerLink::take_over() noexcept {
 
 void WorkerLink::beat() noexcept { (void)send(socket_, &kBeat, 1, MSG_NOSIGNAL | MSG_DONTWAIT); }
 
+void WorkerLink::fail(std::string_view message) noexcept {
+  message = message.substr(0, kMostLastWords);
+  iovec parts[2] = {{const_cast<char*>(&kFails), 1},
+                    {const_cast<char*>(message.data()), message.size()}};
+  msghdr all{};
+  all.msg_iov = parts;
+  all.msg_iovlen = 2;
+  (void)sendmsg(socket_, &all, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 bool WorkerLink::supervisor_gone() noexcept {
   char byte = 0;
   return recv(socket_, &byte, 1, MSG_DONTWAIT) == 0;

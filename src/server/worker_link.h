@@ -27,8 +27,12 @@ struct WorkerStart {
 [[nodiscard]] Result<WorkerStart> parse_worker_start(std::string_view text);
 
 // A byte each, from the worker to the supervisor. The supervisor answers the first with the same.
+// Behind the last comes, to the end, the message of the error that the worker ends with.
 inline constexpr char kTakesOver = 'T';  // it accepts connections from the answer on
 inline constexpr char kBeat = 'B';       // it serves, and its threads go round
+inline constexpr char kFails = 'F';
+/// Of such a message: more is cut off.
+inline constexpr std::size_t kMostLastWords = 1024;
 
 /// The worker's end. Functions may be called from any thread, one at a time.
 class WorkerLink {
@@ -44,6 +48,8 @@ class WorkerLink {
   /// Returns when the supervisor does not accept connections any more, with what was before.
   [[nodiscard]] WorkerHistory take_over() noexcept;
   void beat() noexcept;
+  /// The last that is said.
+  void fail(std::string_view message) noexcept;
   [[nodiscard]] bool supervisor_gone() noexcept;
 
  private:

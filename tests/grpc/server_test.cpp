@@ -25,6 +25,7 @@
 #include "server/grpc/inference_service.grpc.pb.h"
 #include "server/grpc/reflection.pb.h"
 #include "server/test_certificates.h"
+#include "server/test_evicted.h"
 
 namespace millrace::server {
 namespace {
@@ -49,6 +50,7 @@ class GrpcServerTest : public ::testing::Test {
     add("wide", "reference:identity?type=FP32&shape=-1");
     add("text", "reference:identity?type=BYTES&shape=2");
     add("brain", "reference:identity?type=BF16&shape=2");
+    add("whole", "reference:identity?type=FP32&shape=4", 0);
     add("late", "reference:busy?mode=sleep&batch_us=300000&type=FP32&shape=4", 1);
     EngineOptions options;
     options.devices.devices = {"host:0"};
@@ -338,6 +340,37 @@ TEST_F(GrpcServerTest, HealthAndDescriptions) {
   expect(stub_->ModelMetadata(&unknown, about, &model), StatusCode::NOT_FOUND, "nobody");
 }
 
+TEST_F(GrpcServerTest, WholeShapesAreServedWithoutBatches) {
+  start();
+  inference::ModelMetadataRequest about;
+  about.set_name("whole");
+  inference::ModelMetadataResponse model;
+  grpc::ClientContext metadata_context;
+  ASSERT_TRUE(stub_->ModelMetadata(&metadata_context, about, &model).ok());
+  EXPECT_THAT(model.inputs(0).shape(), ElementsAre(-1, 4));
+  inference::ModelConfigRequest config_of;
+  config_of.set_name("whole");
+  inference::ModelConfigResponse config;
+  grpc::ClientContext config_context;
+  ASSERT_TRUE(stub_->ModelConfig(&config_context, config_of, &config).ok());
+  EXPECT_EQ(config.config().max_batch_size(), 0);
+  EXPECT_THAT(config.config().input(0).dims(), ElementsAre(-1, 4));
+  ModelInferRequest request = request_of("whole", {1, 2, 3, 4, 5, 6, 7, 8});
+  request.mutable_inputs(0)->set_shape(0, 2);
+  request.mutable_inputs(0)->set_shape(1, 4);
+  ModelInferResponse response;
+  ASSERT_TRUE(infer(request, response).ok());
+  EXPECT_THAT(response.outputs(0).shape(), ElementsAre(2, 4));
+  EXPECT_EQ(response.raw_output_contents(0), request.raw_input_contents(0));
+  inference::ModelStatisticsRequest statistics_of;
+  statistics_of.set_name("whole");
+  inference::ModelStatisticsResponse statistics;
+  grpc::ClientContext statistics_context;
+  ASSERT_TRUE(stub_->ModelStatistics(&statistics_context, statistics_of, &statistics).ok());
+  EXPECT_EQ(statistics.model_stats(0).inference_count(), 1u);
+  EXPECT_EQ(statistics.model_stats(0).execution_count(), 1u);
+}
+
 TEST_F(GrpcServerTest, ModelsAreListedUnloadedAndLoaded) {
   start();
   const auto ready = [&](const std::string& name) {
@@ -352,7 +385,7 @@ TEST_F(GrpcServerTest, ModelsAreListedUnloadedAndLoaded) {
   ASSERT_TRUE(stub_->RepositoryIndex(&index_context, {}, &index).ok());
   std::vector<std::string> names;
   for (const auto& model : index.models()) names.push_back(model.name());
-  EXPECT_THAT(names, UnorderedElementsAre("identity", "wide", "text", "brain", "late"));
+  EXPECT_THAT(names, UnorderedElementsAre("identity", "wide", "text", "brain", "whole", "late"));
   EXPECT_TRUE(ready("identity"));
   inference::RepositoryModelUnloadRequest unload;
   inference::RepositoryModelUnloadResponse unloaded;
@@ -567,6 +600,55 @@ TEST_F(GrpcServerTest, TheCallersDeadlineIsTheRequests) {
   EXPECT_LT(statistics->front().inference_count, 8u);
 }
 
+TEST(GrpcEvictedTest, CallsOfItHoldUpNoOther) {
+  testing::EvictedModel models;
+  GrpcOptions options;
+  options.port = 0;
+  options.queues = 1;
+  const auto server = *GrpcServer::start(models.service(), options);
+  const auto stub = GRPCInferenceService::NewStub(grpc::CreateChannel(
+      "127.0.0.1:" + std::to_string(server->port()), grpc::InsecureChannelCredentials()));
+  ModelInferRequest request;
+  request.set_model_name("a");
+  auto& input = *request.add_inputs();
+  input.set_name("input");
+  input.set_datatype("FP32");
+  input.add_shape(1);
+  input.add_shape(4);
+  request.add_raw_input_contents(std::string(16, '\1'));
+  const auto ask = [&stub, &request](const char* model, grpc::ClientContext& context) {
+    ModelInferRequest own = request;
+    own.set_model_name(model);
+    ModelInferResponse response;
+    grpc::Status status = stub->ModelInfer(&context, own, &response);
+    if (status.ok()) {
+      EXPECT_EQ(response.raw_output_contents(0), own.raw_input_contents(0));
+    }
+    return status;
+  };
+  std::future<grpc::Status> waits = std::async(std::launch::async, [&ask] {
+    grpc::ClientContext context;
+    return ask("a", context);
+  });
+  grpc::ClientContext streams;
+  const auto stream = stub->ModelStreamInfer(&streams);
+  ASSERT_TRUE(stream->Write(request));
+  grpc::ClientContext late;
+  late.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+  EXPECT_EQ(ask("a", late).error_code(), StatusCode::DEADLINE_EXCEEDED);
+  grpc::ClientContext meanwhile;
+  meanwhile.set_deadline(std::chrono::system_clock::now() + kPatience);
+  EXPECT_TRUE(ask("b", meanwhile).ok());
+  EXPECT_EQ(waits.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  models.let_it_come();
+  EXPECT_TRUE(waits.get().ok());
+  ModelStreamInferResponse answer;
+  ASSERT_TRUE(stream->Read(&answer));
+  EXPECT_EQ(answer.infer_response().raw_output_contents(0), request.raw_input_contents(0));
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
 // Limits.
 
 TEST_F(GrpcServerTest, MessagesOverTheLimit) {
@@ -662,15 +744,17 @@ TEST_F(GrpcServerTest, TokensOpenCalls) {
     const std::string message = method == "ModelInfer" ? request : "";
     return call(channel_, service + method, message, nullptr, token).error_code();
   };
-  for (const char* token : {"", "Bearer", "Bearer ", "Bearer firs", "Bearer firstt", "first",
-                            "Basic first", "Bearer control"}) {
+  for (const char* token :
+       {"", "Bearer", "Bearer ", "Bearer firs", "Bearer firstt", "first", "Basic first"}) {
     EXPECT_EQ(status("ModelInfer", token), StatusCode::UNAUTHENTICATED) << token;
     EXPECT_EQ(status("ServerMetadata", token), StatusCode::UNAUTHENTICATED) << token;
   }
   EXPECT_EQ(status("ModelInfer", "Bearer first"), StatusCode::OK);
   EXPECT_EQ(status("ModelInfer", "Bearer second"), StatusCode::OK);
   EXPECT_EQ(status("ServerMetadata", "Bearer second"), StatusCode::OK);
-  EXPECT_EQ(status("LogSettings", "Bearer first"), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(status("ModelInfer", "Bearer control"), StatusCode::OK);
+  EXPECT_EQ(status("LogSettings", "Bearer first"), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(status("LogSettings", ""), StatusCode::UNAUTHENTICATED);
   EXPECT_EQ(status("LogSettings", "Bearer control"), StatusCode::OK);
   EXPECT_EQ(status("ServerLive", ""), StatusCode::OK);  // probes have no token
   EXPECT_EQ(call(channel_, "/grpc.health.v1.Health/Check", "").error_code(), StatusCode::OK);

@@ -12,8 +12,8 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 
-#include "server/grpc/acceptor.h"
 #include "server/grpc/inference_service.grpc.pb.h"
+#include "server/listening.h"
 #include "server/test_certificates.h"
 #include "tests/server/serve_process.h"
 
@@ -175,6 +175,29 @@ TEST_F(Supervise, AWorkerThatHangsIsReplaced) {
   EXPECT_THAT(server.output(), HasSubstr("nothing was heard of it for 4 s"));
 }
 
+TEST_F(Supervise, AWorkerWhoseDriverIsStuckIsReplaced) {
+  models_.reference("stuck", 1,
+                    R"({"kind": "hang", "options": {"at": 2, "when": "enqueue", )"
+                    R"("batch_us": 300000, "max_items": 1, "shape": "4"}})");
+  models_.write("stuck/config.pbtxt",
+                R"(parameters { key: "millrace.slots" value { string_value: "1" } })");
+  ServeProcess server({models_.path(), "--hang-limit=2s"});
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
+  const int port = server.http_port();
+  HttpConnection first(port);
+  HttpConnection second(port);
+  first.send("POST", "/v2/models/stuck/infer", four_numbers(1));
+  ASSERT_TRUE(eventually([&] {
+    return get(port, "/metrics")
+               .body.find("millrace_batches_running{model=\"stuck\",version=\"1\"} 1") !=
+           std::string::npos;
+  }));
+  second.send("POST", "/v2/models/stuck/infer", four_numbers(2));
+  ASSERT_NO_FATAL_FAILURE(wait_for_restart(server, 1));
+  EXPECT_TRUE(answers_four_numbers(post(port, kInfer, four_numbers(3)), 3));
+  EXPECT_THAT(server.output(), HasSubstr("nothing was heard of it for 2 s"));
+}
+
 TEST_F(Supervise, AWorkerThatDoesNotGetToServeIsReplaced) {
   models_.reference("slow", 1,
                     R"({"kind": "identity", "options": {"load_us": 100000000, "shape": "4"}})");
@@ -222,7 +245,8 @@ TEST_F(Supervise, SigtermDrainsWhileReadinessIsFalse) {
   server.signal(SIGTERM);
   ASSERT_TRUE(eventually([&] { return get(port, "/v2/health/ready").status == 503; }));
   EXPECT_FALSE(open.anything_there());
-  EXPECT_EQ(post(port, kInfer, four_numbers(1)).status, 503);
+  // The worker takes what comes before it stops to listen; then the supervisor answers.
+  EXPECT_TRUE(eventually([&] { return post(port, kInfer, four_numbers(1)).status == 503; }));
   EXPECT_TRUE(answers_four_numbers(open.answer(), 7));
   EXPECT_EQ(server.exit_code(), 0);
 }
@@ -254,8 +278,7 @@ TEST_F(Supervise, APortInUseIsSaid) {
     for (const char* const how : {"--supervise", "--no-supervise"}) {
       ServeProcess server({models_.path(), option, how});
       EXPECT_EQ(server.exit_code(), 1) << option << " " << how;
-      EXPECT_THAT(server.output(), HasSubstr("cannot listen on 127.0.0.1"));
-      EXPECT_THAT(server.output(), HasSubstr(port));
+      EXPECT_THAT(server.output(), HasSubstr("cannot listen on 127.0.0.1:" + port + ": "));
       EXPECT_THAT(server.output(), HasSubstr("in use"));
     }
   }
@@ -293,6 +316,30 @@ TEST_F(Supervise, AWorkerThatNeverCouldServeIsNotStartedAgain) {
   ServeProcess server({models_.path("nowhere")});
   EXPECT_EQ(server.exit_code(), 1);
   EXPECT_THAT(server.output(), Not(HasSubstr("started again")));
+}
+
+TEST_F(Supervise, AWorkerThatCannotServeAnyMoreIsGivenUp) {
+  ServeProcess server({models_.path(), "--strict", "--restart-delay=10ms", "--give-up-after=3"});
+  ASSERT_NO_FATAL_FAILURE(server.wait_until_it_serves());
+  models_.write("echo/1/model.reference.json", "{");
+  kill(server.worker(), SIGKILL);
+  EXPECT_EQ(server.exit_code(), 1);
+  EXPECT_THAT(server.output(), HasSubstr("in 10 ms: it was ended by signal 9"));
+  EXPECT_THAT(server.output(), ContainsRegex("in 40 ms: it ended with exit code 1: .*model"));
+  EXPECT_THAT(server.output(), Not(HasSubstr("in 80 ms")));
+  EXPECT_THAT(server.output(),
+              ContainsRegex("after 3 failed starts in a row .*it ended with exit code 1: .*model"));
+}
+
+TEST_F(Supervise, CrashesAtLoadAreGivenUpToo) {
+  models_.copy(MILLRACE_SOURCE_DIR "/tests/models/average.onnx", "average/1/model.onnx");
+  const TestFolder switches;
+  switches.write("crash", "");
+  ServeProcess server({models_.path(), "--restart-delay=10ms", "--give-up-after=2"},
+                      {{"MILLRACE_ONNXRUNTIME", MILLRACE_CRASHING_LIBRARY},
+                       {"MILLRACE_TEST_CRASH", switches.path("crash")}});
+  EXPECT_EQ(server.exit_code(), 1);
+  EXPECT_THAT(server.output(), HasSubstr("after 2 failed starts in a row"));
 }
 
 TEST_F(Supervise, NobodyIsServedBeyondLoopbackUnasked) {

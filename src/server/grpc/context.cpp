@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "server/bearer.h"
 #include "server/grpc/stream_call.h"
 
 namespace millrace::server {
@@ -77,34 +78,20 @@ void GrpcContext::stop_streams() {
   for (StreamCall* stream : streams) stream->stop();
 }
 
-namespace {
-
-/// Takes the same time wherever the texts differ.
-bool same_secret(std::string_view a, std::string_view b) noexcept {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^
-                  static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
+std::optional<Refusal> refusal(const GrpcOptions& options, Access access,
+                               const Metadata& metadata) {
+  if (access == Access::open) return {};
+  switch (admission(metadata.find("authorization"), access == Access::control, options.tokens,
+                    options.control_tokens)) {
+    case Admission::admitted:
+      return {};
+    case Admission::not_allowed:
+      return Refusal{kStatusPermissionDenied, "this token does not allow that"};
+    case Admission::unknown:
+      break;
   }
-  return difference == 0;
-}
-
-}  // namespace
-
-std::optional<std::string> refusal(const GrpcOptions& options, Access access,
-                                   const Metadata& metadata) {
-  const bool control = access == Access::control && !options.control_tokens.empty();
-  const std::vector<std::string>& tokens = control ? options.control_tokens : options.tokens;
-  if (access == Access::open || tokens.empty()) return {};
-  constexpr std::string_view kScheme = "Bearer ";
-  const std::string_view given = metadata.find("authorization");
-  if (given.empty()) return "expected \"authorization: Bearer TOKEN\" with the call";
-  bool same = false;
-  for (const std::string& token : tokens) {
-    same = (given.starts_with(kScheme) && same_secret(given.substr(kScheme.size()), token)) || same;
-  }
-  if (same) return {};
-  return "the token that came with the call is not one that opens it";
+  return Refusal{kStatusUnauthenticated,
+                 "expected \"authorization: Bearer TOKEN\" with a token known here"};
 }
 
 Error over_budget() {

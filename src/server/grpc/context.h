@@ -95,14 +95,18 @@ struct GrpcContext {
 };
 
 enum class Access : std::uint8_t { open, client, control };
-/// Whether the bearer token that came with a call opens it. Errors: nothing but the text: the
-/// status is UNAUTHENTICATED.
-[[nodiscard]] std::optional<std::string> refusal(const GrpcOptions& options, Access access,
-                                                 const Metadata& metadata);
+struct Refusal {
+  int status = 0;  // of gRPC
+  std::string text;
+};
+/// What a call is told that its bearer token does not open; nothing: it does.
+[[nodiscard]] std::optional<Refusal> refusal(const GrpcOptions& options, Access access,
+                                             const Metadata& metadata);
 
 // Statuses of gRPC that are no ErrorCode.
 inline constexpr int kStatusOk = 0;
 inline constexpr int kStatusCancelled = 1;
+inline constexpr int kStatusPermissionDenied = 7;
 inline constexpr int kStatusUnauthenticated = 16;
 
 /// What calls are told that are still there when the server stops.

@@ -21,7 +21,7 @@
 
 namespace millrace::server {
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(MILLRACE_THREAD_SANITIZER)
 // gRPC's archive is not instrumented: that what happens before something is started happens before
 // its event has to be said.
 extern "C" void __tsan_acquire(void* address);
@@ -36,13 +36,13 @@ class Event {
 
   /// The tag for gRPC, as something is started whose event this is.
   [[nodiscard]] void* tag() noexcept {
-#if defined(__SANITIZE_THREAD__)
+#if defined(MILLRACE_THREAD_SANITIZER)
     __tsan_release(this);
 #endif
     return this;
   }
   static void happen(void* tag, bool ok) noexcept {
-#if defined(__SANITIZE_THREAD__)
+#if defined(MILLRACE_THREAD_SANITIZER)
     __tsan_acquire(tag);
 #endif
     static_cast<Event*>(tag)->happened(ok);

@@ -106,9 +106,9 @@ void InferCall::asked(bool ok) {
   request_bytes_ = answer_bytes_ = 0;
   Batch().receive_close(&cancelled_).start(call_.get(), closed_);
   context_.calls.fetch_add(1, std::memory_order_relaxed);
-  if (auto text = refusal(context_.options, Access::client, metadata_)) {
+  if (auto refused = refusal(context_.options, Access::client, metadata_)) {
     BufferHandle(raw_message_).reset();
-    return fail(kStatusUnauthenticated, *text);
+    return fail(refused->status, refused->text);
   }
   if (const auto submitted = caught([this] { return submit(); }); !submitted) {
     fail(grpc_status(submitted.error().code), submitted.error().message);
@@ -132,18 +132,19 @@ Result<void> InferCall::submit() {
       context_.service.begin_trace(call.model, metadata_.find("traceparent"), "grpc", received_);
   call.trace = trace_;
   if (context_.options.on_call) model_ = call.model;
+  ++queue_.submitted_;
   // The answer may come, and be sent, before `infer` returns; what it still touches is only freed
   // on this thread.
-  MILLRACE_ASSIGN(ticket_,
-                  context_.service.infer(std::move(call), [this](Result<Answer> found, bool last) {
-                    if (!last) return;  // a unary call has one answer
-                    if (found) {
-                      traffic_ = std::move(found->traffic);
-                      answer(write_infer_answer(*std::move(found)));
-                    } else {
-                      fail(grpc_status(found.error().code), found.error().message);
-                    }
-                  }));
+  MILLRACE_ASSIGN(
+      ticket_, context_.service.infer(std::move(call), [this](Result<Answer>&& found, bool last) {
+        if (!last) return;  // a unary call has one answer
+        if (found) {
+          traffic_ = std::move(found->traffic);
+          answer(write_infer_answer(*std::move(found)));
+        } else {
+          fail(grpc_status(found.error().code), found.error().message);
+        }
+      }));
   return {};
 }
 

@@ -61,7 +61,7 @@ class InferCall {
   grpc_byte_buffer* raw_message_ = nullptr;
   gpr_timespec deadline_{};
   Metadata metadata_;
-  Ticket ticket_;
+  CallTicket ticket_;
   TimePoint received_, ready_, sent_at_;
   std::string model_;
   std::shared_ptr<ServedTraffic> traffic_;  // of an answer
@@ -83,6 +83,9 @@ class InferQueue {
       : context_(context), server_(server), method_(method), queue_(queue) {}
   /// One more call waits.
   void arm();
+  /// Calls that were submitted since the engine was told of such.
+  [[nodiscard]] int submitted() const noexcept { return submitted_; }
+  void told() noexcept { submitted_ = 0; }
 
  private:
   friend class InferCall;
@@ -92,6 +95,7 @@ class InferQueue {
   grpc_server* server_;
   void* method_;
   grpc_completion_queue* queue_;
+  int submitted_ = 0;
   std::vector<std::unique_ptr<InferCall>> free_;
 };
 

@@ -321,6 +321,19 @@ TEST(InferRequest, BothFormsAtOnce) {
   Read(request).expect_error(ErrorCode::invalid_argument, "expected one of them");
 }
 
+TEST(InferRequest, ContentsTwice) {
+  ModelInferRequest request = request_of("FP32", {1});
+  request.mutable_inputs(0)->mutable_contents()->add_fp32_contents(1);
+  // Appended to the input, which is the last thing in the message: the same contents again.
+  inference::ModelInferRequest::InferInputTensor again;
+  again.mutable_contents()->add_fp32_contents(2);
+  const std::string input = request.inputs(0).SerializeAsString() + again.SerializeAsString();
+  request.clear_inputs();
+  const std::string message = request.SerializeAsString() + "\x2a" +
+                              std::string(1, static_cast<char>(input.size())) + input;
+  Read(message).expect_error(ErrorCode::invalid_argument, "contents twice");
+}
+
 TEST(InferRequest, UnknownTypes) {
   for (const char* type : {"", "FP33", "fp32", "float32", "BYTES "}) {
     ModelInferRequest request = request_of(type, {1});

@@ -64,8 +64,8 @@ void OtherCalls::begin(CallHandle call) {
                              concat("unknown method ", quote(path)));
   }
   const Access access = method ? method->access : watch ? Access::open : Access::client;
-  if (const auto text = refusal(context_.options, access, metadata_)) {
-    return UnaryCall::refuse(context_, std::move(call), path, kStatusUnauthenticated, *text);
+  if (const auto refused = refusal(context_.options, access, metadata_)) {
+    return UnaryCall::refuse(context_, std::move(call), path, refused->status, refused->text);
   }
   if (method) return UnaryCall::start(context_, std::move(call), *method);
   if (watch) return WatchCall::start(context_, watchers_, std::move(call));

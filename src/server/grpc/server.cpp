@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/try.h"
+#include "engine/executor.h"
 #include "server/grpc/acceptor.h"
 #include "server/grpc/context.h"
 #include "server/grpc/infer_call.h"
@@ -31,6 +32,8 @@ namespace {
 
 constexpr int kWaitingInferCalls = 64;  // of each queue
 constexpr int kWaitingOtherCalls = 8;
+/// So many calls may wait for each other, at some 10 us each, before the engine is told of them.
+constexpr int kSubmittedTogether = 16;
 
 /// The one method that gRPC finds by itself. It reads its message before the call is handed over.
 class InferMethod final : public grpc::Service {
@@ -108,6 +111,7 @@ class Queue {
   Result<void> start(int number) {
     context_.add_live();  // until its calls wait
     auto thread = Thread::start(concat("grpc-", number), [this] {
+      DeferredWakes::enable();
       for (int i = 0; i < kWaitingInferCalls; ++i) infer_.arm();
       for (const auto& other : others_) other->ask();
       context_.drop_live();
@@ -131,19 +135,30 @@ class Queue {
   }
 
  private:
+  /// What is there is served before the engine is told of what was submitted: one batch for all.
   void run() {
     for (;;) {
       const bool watched = !watchers_.empty();
-      const grpc_event event =
-          grpc_completion_queue_next(queue_.cq(), watched ? next_look_ : next_round_, nullptr);
+      const bool submitted = infer_.submitted() > 0;
+      const gpr_timespec until = submitted ? gpr_inf_past(GPR_CLOCK_MONOTONIC)
+                                 : watched ? next_look_
+                                           : next_round_;
+      const grpc_event event = grpc_completion_queue_next(queue_.cq(), until, nullptr);
       rounds_.fetch_add(1, std::memory_order_relaxed);
-      if (event.type == GRPC_QUEUE_SHUTDOWN) return;
-      if (event.type == GRPC_QUEUE_TIMEOUT) next_round_ = in_milliseconds(kRoundMilliseconds);
+      if (event.type == GRPC_QUEUE_SHUTDOWN) break;
       if (event.type == GRPC_OP_COMPLETE) {
         Event::happen(event.tag, event.success != 0);
+      } else if (!submitted) {
+        next_round_ = in_milliseconds(kRoundMilliseconds);
+      }
+      const bool more = event.type == GRPC_OP_COMPLETE && infer_.submitted() > 0;
+      if (!more || infer_.submitted() >= kSubmittedTogether) {
+        infer_.told();
+        DeferredWakes::flush();
       }
       if (watched) look();
     }
+    DeferredWakes::flush();
   }
 
   void look() {

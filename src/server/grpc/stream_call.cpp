@@ -122,7 +122,7 @@ Result<void> StreamCall::submit(std::uint64_t number, Pieces pieces, TimePoint r
     requests_[number].wants_final = true;
   }
   MILLRACE_ASSIGN(
-      Ticket ticket,
+      CallTicket ticket,
       context_.service.infer(std::move(call), [this, number](Result<Answer> answer, bool last) {
         answered(number, std::move(answer), last);
       }));
@@ -257,13 +257,13 @@ void StreamCall::stop() {
 
 /// The caller went away.
 void StreamCall::cancel_all() {
-  std::vector<Ticket> tickets;
+  std::vector<CallTicket> tickets;
   {
     const std::scoped_lock lock(mutex_);
     cancelled_ = true;
     for (const auto& [number, request] : requests_) tickets.push_back(request.ticket);
   }
-  for (Ticket& ticket : tickets) ticket.cancel();  // which may answer here and now
+  for (CallTicket& ticket : tickets) ticket.cancel();  // which may answer here and now
 }
 
 }  // namespace millrace::server

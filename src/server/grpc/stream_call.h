@@ -27,7 +27,7 @@ class StreamCall {
  private:
   /// A request that was submitted.
   struct Request {
-    Ticket ticket{};
+    CallTicket ticket{};
     std::string model{}, id{};
     std::size_t bytes = 0;
     TimePoint received{};

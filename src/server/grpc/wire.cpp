@@ -18,7 +18,7 @@ void each_part(Pieces pieces, const WireBytes& bytes, const Take& take) {
     if (i != bytes.piece) at = pieces[i].data();
     const char* end = pieces[i].data() + pieces[i].size();
     const std::size_t size = std::min(left, static_cast<std::size_t>(end - at));
-    take(at, size);
+    if (size > 0) take(at, size);  // an empty piece may begin nowhere
     left -= size;
   }
 }

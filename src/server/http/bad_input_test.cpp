@@ -10,7 +10,6 @@
 namespace millrace::server {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::HttpTest;
 using testing::patient;
 using testing::TestClient;
@@ -81,7 +80,7 @@ TEST_F(BadHttp, RefusesAmbiguousLengths) {
   }
   for (const std::string& coding : {"gzip, chunked"s, "identity"s, "xchunked"s, "chunked, gzip"s}) {
     TestClient client(port());
-    client.send(head + "Transfer-Encoding: " + coding + "\r\n\r\n0\r\n\r\n");
+    client.send(concat(head, "Transfer-Encoding: ", coding, "\r\n\r\n0\r\n\r\n"));
     const int status = client.receive().status;
     EXPECT_TRUE(status == 400 || status == 501) << coding << status;
     EXPECT_EQ(client.receive().status, 0) << coding;
@@ -201,7 +200,7 @@ TEST_F(BadHttp, RefusesJsonThatIsNone) {
 
 TEST_F(BadHttp, RefusesHeaderLengthsThatLie) {
   start();
-  for (const std::size_t values : {4, 30000}) {  // in the read buffer, and beyond it
+  for (const std::size_t values : {4U, 30000U}) {  // in the read buffer, and beyond it
     const std::string json = binary_json(values);
     const std::string body = json + floats(values);
     for (const std::string& length :
@@ -237,6 +236,45 @@ TEST_F(BadHttp, RefusesRowsThatLie) {
   }
 }
 
+// What was refused with its head: neither its body nor its chunks are the next request.
+TEST_F(BadHttp, ReadsNothingOfARefusedBodyAsARequest) {
+  start();
+  const std::string next = TestClient::text("GET", "/v2/health/live");
+  TestClient known(port());
+  known.send(TestClient::text("POST", "/nowhere", next) + next);
+  EXPECT_EQ(known.receive().status, 404);
+  EXPECT_EQ(known.receive().body, R"({"live":true})");
+  known.end();
+  EXPECT_TRUE(known.ended());
+  TestClient chunked(port());
+  chunked.send("POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + next);
+  EXPECT_EQ(chunked.receive().status, 404);
+  EXPECT_TRUE(chunked.ended());
+}
+
+TEST_F(BadHttp, RefusesFieldsThatContradictThemselves) {
+  start();
+  const std::string length = concat("Inference-Header-Content-Length: ", kFour.size());
+  EXPECT_EQ(infer(kFour, {length, length}).status, 400);
+  EXPECT_EQ(infer(kFour, {concat("Inference-Header-Content-Length: ", kFour.size() + 1)}).status,
+            400);
+  EXPECT_EQ(infer(kFour, {"Expect: 200-ok"}).status, 417);
+}
+
+TEST_F(BadHttp, RefusesChunksWithLongHeads) {
+  start();
+  EXPECT_EQ(raw("POST /v2/models/any/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+                "\r\n5;" +
+                std::string(100000, 'a'))
+                .status,
+            400);
+}
+
+TEST_F(BadHttp, TakesTimeoutsLongerThanTheClockGoes) {
+  start();
+  EXPECT_EQ(infer(kFour, {"Millrace-Timeout: 153722867min"}).status, 200);
+}
+
 TEST_F(BadHttp, GivesUpOnSlowHeads) {
   HttpOptions options = patient();
   options.header_timeout = 50ms;
@@ -252,13 +290,39 @@ TEST_F(BadHttp, GivesUpOnSlowBodies) {
   HttpOptions options = patient();
   options.body_timeout = 50ms;
   start(options);
-  for (const std::size_t bytes : {100, 100000}) {
+  for (const std::size_t bytes : {100U, 100000U}) {
     TestClient client(port());
     client.send(
         TestClient::text("POST", "/v2/models/any/infer", std::string(bytes, ' ')).substr(0, 120));
     EXPECT_EQ(client.receive().status, 408);
     EXPECT_TRUE(client.ended());
   }
+}
+
+// However long it takes: what counts is the rate.
+TEST_F(BadHttp, WaitsForBodiesThatComeAtTheRate) {
+  HttpOptions options = patient();
+  options.body_timeout = 1s;
+  options.slowest_rate = 1;
+  start(options);
+  const std::string json = binary_json(20000);
+  const std::string request =
+      TestClient::text("POST", "/v2/models/any/infer", json + floats(20000), header_length(json));
+  TestClient client(port());
+  client.send(request.substr(0, 60000));  // so many seconds it may take now
+  EXPECT_FALSE(client.readable(1500));
+  client.send(request.substr(60000));
+  EXPECT_EQ(client.receive().status, 200);
+}
+
+TEST_F(BadHttp, ClosesWhoStaysAfterARefusal) {
+  HttpOptions options = patient();
+  options.max_body_bytes = 20000;
+  start(options);
+  TestClient client(port());
+  client.send("POST /v2/models/any/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 20001\r\n\r\n");
+  EXPECT_EQ(client.receive().status, 413);
+  while (server_->connections() > 0) std::this_thread::sleep_for(1ms);
 }
 
 TEST_F(BadHttp, ClosesIdleConnections) {

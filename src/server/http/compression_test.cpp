@@ -8,8 +8,6 @@
 namespace millrace::server {
 namespace {
 
-using ::testing::HasSubstr;
-
 std::string compressed(std::string_view text, Encoding encoding) {
   Compressor compressor(encoding);
   compressor.add(text.data(), text.size() / 2);
@@ -31,7 +29,7 @@ std::string pattern(std::size_t bytes) {
 
 TEST(Compression, ComesBack) {
   for (const Encoding encoding : {Encoding::gzip, Encoding::deflate}) {
-    for (const std::size_t bytes : {0, 1, 100, 5000, 300000}) {
+    for (const std::size_t bytes : {0U, 1U, 100U, 5000U, 300000U}) {
       const std::string text = pattern(bytes);
       const Result<std::string> back =
           decompress(compressed(text, encoding), encoding, 300000, grow);

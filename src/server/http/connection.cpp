@@ -1,6 +1,8 @@
 #include "server/http/connection.h"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +17,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "server/bearer.h"
+#include "server/http/date.h"
 #include "server/status.h"
 
 namespace millrace::server {
@@ -23,6 +27,9 @@ namespace {
 using boost::beast::error_code;
 
 constexpr std::size_t kMaxPieces = 64;  // of one system call
+// An answer of so few bytes is copied behind its head: the system takes one piece faster than
+// three.
+constexpr std::size_t kSmallAnswer = 1024;
 constexpr std::size_t kLingerBytes = std::size_t{1} << 20;
 constexpr Duration kLinger = std::chrono::seconds(2);
 constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
@@ -31,32 +38,36 @@ constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
 constexpr Duration kHangUpGrace = std::chrono::milliseconds(100);
 constexpr Duration kLongestTimeout = std::chrono::hours(24 * 365);
 
+// Or its end.
+bool something_in(int socket) {
+  char byte = 0;
+  return ::recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+}
+
 bool over(TimePoint now, TimePoint since, Duration limit) {
   return limit > Duration::zero() && now - since > limit;
 }
 
 }  // namespace
 
-Connection::Connection(std::shared_ptr<ServerCore> core, IoThread& thread,
-                       boost::asio::ip::tcp::socket socket, Kind kind)
+Connection::Connection(std::shared_ptr<ServerCore> core, IoThread& thread, int socket,
+                       std::string peer, Kind kind)
     : core_(std::move(core)),
       thread_(thread),
-      socket_(std::move(socket)),
-      descriptor_(socket_.native_handle()),
-      kind_(kind) {}
+      descriptor_(socket),
+      kind_(kind),
+      peer_(std::move(peer)) {}
 
-Connection::~Connection() = default;
+Connection::~Connection() {
+  if (state_ != State::closed) ::close(descriptor_);  // it was never started
+}
 
 void Connection::start() {
   Lock lock(mutex_);
   since_ = Clock::now();
-  error_code error;
-  socket_.set_option(boost::asio::ip::tcp::no_delay(true), error);
-  if (core_->options.on_request) {
-    const auto end = socket_.remote_endpoint(error);
-    if (!error) peer_ = concat(end.address().to_string(), ":", end.port());
-  }
-  if (core_->tls && kind_ == Kind::everything) {
+  if (!thread_.sockets.add(descriptor_, this)) {
+    state_ = State::closing;
+  } else if (core_->tls && kind_ == Kind::everything) {
     tls_ = TlsSession::make(*core_->tls, descriptor_);
     state_ = tls_ ? State::handshake : State::closing;
   }
@@ -65,7 +76,7 @@ void Connection::start() {
 }
 
 void Connection::stop() {
-  Ticket ticket;
+  CallTicket ticket;
   {
     const Lock lock(mutex_);
     if (state_ == State::handling) ticket = ticket_;
@@ -91,16 +102,12 @@ void Connection::run(Lock& lock) {
         break;
       case State::handling:
         if (begin_ == end_) thread_.put_buffer(std::move(buffer_));  // whoever waits needs none
-        if (!gone_) arm_read();
+        if (ended_ && !gone_) look_for_hang_up();
         on = false;
         break;
       case State::sending:
-        on = std::exchange(may_write_, false);
-        if (on) {
-          send_some();
-        } else {
-          arm_write();
-        }
+        on = may_write_;
+        if (on) send_some();
         break;
       case State::lingering:
         on = do_linger();
@@ -116,21 +123,12 @@ void Connection::run(Lock& lock) {
   running_ = false;
 }
 
-void Connection::readable() {
+void Connection::happened(std::uint32_t events) {
+  constexpr std::uint32_t kOver = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
   Lock lock(mutex_);
-  read_armed_ = false;
-  may_read_ = true;
-  if (state_ == State::handling) {
-    look_for_hang_up();
-  } else if (state_ != State::sending) {
-    run(lock);
-  }
-}
-
-void Connection::writable() {
-  Lock lock(mutex_);
-  write_armed_ = false;
-  may_write_ = true;
+  if ((events & (EPOLLIN | kOver)) != 0) may_read_ = true;
+  if ((events & (EPOLLOUT | kOver)) != 0) may_write_ = true;
+  if ((events & kOver) != 0) ended_ = true;
   run(lock);
 }
 
@@ -147,30 +145,24 @@ Moved Connection::receive(std::span<iovec> into) {
   std::size_t room = 0;
   for (const iovec& place : into) room += place.iov_len;
   const Moved moved = tls_ ? tls_->receive(into) : receive_plain(descriptor_, into);
-  may_read_ = moved.status == Moved::Status::some && moved.bytes == room;
+  // A read that left room took all there was; but TLS gives a record at a time.
+  may_read_ = moved.status == Moved::Status::some &&
+              (moved.bytes == room || ended_ || (tls_ && something_in(descriptor_)));
   progress_ += moved.bytes;
   return moved;
 }
 
-// After a read that brought nothing.
-bool Connection::wait_for(const Moved& moved) {
-  switch (moved.status) {
-    case Moved::Status::want_read:
-      arm_read();
-      break;
-    case Moved::Status::want_write:
-      arm_write();
-      break;
-    default:
-      close();
-      break;
-  }
+// After a read that brought nothing. Always false.
+bool Connection::wait_or_close(const Moved& moved) {
+  const bool wait =
+      moved.status == Moved::Status::want_read || moved.status == Moved::Status::want_write;
+  if (!wait) close();
   return false;
 }
 
 bool Connection::do_handshake() {
   const Moved moved = tls_->handshake();
-  if (moved.status != Moved::Status::some) return wait_for(moved);
+  if (moved.status != Moved::Status::some) return wait_or_close(moved);
   state_ = State::head;
   since_ = Clock::now();
   return true;
@@ -181,7 +173,6 @@ bool Connection::fill_buffer() {
     begin_ = end_ = 0;
     if (!may_read_ && !(tls_ && tls_->pending())) {
       thread_.put_buffer(std::move(buffer_));
-      arm_read();
       return false;
     }
   }
@@ -198,14 +189,13 @@ bool Connection::fill_buffer() {
     return true;
   }
   if (begin_ == end_) thread_.put_buffer(std::move(buffer_));
-  return wait_for(moved);
+  return wait_or_close(moved);
 }
 
 bool Connection::do_head(Lock& lock) {
   if (begin_ == end_ && !fill_buffer()) return false;
-  if (!started_) {
-    started_ = true;
-    arrived_ = since_ = Clock::now();
+  const bool first = !std::exchange(started_, true);
+  if (first) {
     length_ = 0;
     route_.model.clear();
     head_.clear();
@@ -216,6 +206,7 @@ bool Connection::do_head(Lock& lock) {
   error_code error;
   begin_ += parser_->put(boost::asio::buffer(buffer_.get() + begin_, end_ - begin_), error);
   if (parser_->is_header_done() && !error) return head_done(lock);
+  if (first) arrived_ = since_ = Clock::now();
   if (error && error != boost::beast::http::error::need_more) {
     unread_ = kUnknown;
     const HeadError problem = head_error(error);
@@ -266,7 +257,7 @@ bool Connection::read_places() {
       into[count++] = {places_[i].data, places_[i].bytes};
     }
     const Moved moved = receive({into, count});
-    if (moved.status != Moved::Status::some) return wait_for(moved);
+    if (moved.status != Moved::Status::some) return wait_or_close(moved);
     unread_ -= moved.bytes;
     for (std::size_t left = moved.bytes; left > 0;) {
       Place& filled = places_[place_];
@@ -320,28 +311,10 @@ bool Connection::do_linger() {
     return false;
   }
   const Moved moved = receive({&place, 1});
-  return moved.status == Moved::Status::some || wait_for(moved);
+  return moved.status == Moved::Status::some || wait_or_close(moved);
 }
 
-// --- Waiting ---
-
-void Connection::arm_read() {
-  if (read_armed_) return;
-  read_armed_ = true;
-  socket_.async_wait(boost::asio::ip::tcp::socket::wait_read,
-                     [self = shared_from_this()](const error_code& error) {
-                       if (!error) self->readable();
-                     });
-}
-
-void Connection::arm_write() {
-  if (write_armed_) return;
-  write_armed_ = true;
-  socket_.async_wait(boost::asio::ip::tcp::socket::wait_write,
-                     [self = shared_from_this()](const error_code& error) {
-                       if (!error) self->writable();
-                     });
-}
+// --- Waiting and the end ---
 
 void Connection::post_run() {
   boost::asio::post(thread_.context, [self = shared_from_this()] {
@@ -355,19 +328,20 @@ void Connection::close() {
   const bool handling = state_ == State::handling;
   state_ = State::closed;
   if (tls_) tls_->shut_down();
-  error_code ignored;
-  socket_.close(ignored);
+  thread_.sockets.remove(descriptor_);
+  ::close(descriptor_);
   if (!handling) request_over();  // else by whoever answers
   thread_.put_buffer(std::move(buffer_));
   std::vector<std::shared_ptr<Connection>>& list = thread_.connections;
   list[index].swap(list.back());
   list[index]->index = index;
-  list.pop_back();  // whoever called holds this connection
+  thread_.closed.push_back(std::move(list.back()));
+  list.pop_back();
   core_->leave();
 }
 
 void Connection::look(TimePoint now) {
-  Ticket ticket;
+  CallTicket ticket;
   {
     Lock lock(mutex_);
     if (state_ == State::handling) {
@@ -397,8 +371,6 @@ void Connection::look_at_time(Lock& lock, TimePoint now) {
       if (!started_ && (late || core_->draining.load(std::memory_order_relaxed))) return close();
       break;
     case State::body:
-      late = over(now, since_, body);
-      break;
     case State::sending:
       late = over(now, since_, body);
       break;
@@ -472,39 +444,17 @@ std::optional<Reply> Connection::objection() const {
   return kind_ == Kind::metrics ? std::nullopt : unauthorized(traits);
 }
 
-namespace {
-
-// In a time that says nothing about where they differ.
-bool same_secret(std::string_view a, std::string_view b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^
-                  static_cast<unsigned char>(b.empty() ? '\0' : b[i % b.size()]);
-  }
-  return difference == 0;
-}
-
-bool among(std::string_view token, const std::vector<std::string>& tokens) {
-  bool found = false;
-  for (const std::string& known : tokens) found |= same_secret(token, known);
-  return found;
-}
-
-}  // namespace
-
 std::optional<Reply> Connection::unauthorized(const EndpointTraits& traits) const {
+  if (traits.open) return std::nullopt;
   const HttpOptions& options = core_->options;
-  const bool control = traits.control && !options.control_tokens.empty();
-  if (traits.open || (!control && options.tokens.empty())) return std::nullopt;
-  constexpr std::string_view kBearer = "Bearer ";
-  const std::string_view given = head_.authorization;
-  const bool bearer = given.size() > kBearer.size() &&
-                      equal_ignoring_case(given.substr(0, kBearer.size()), kBearer);
-  const std::string_view token = bearer ? trimmed(given.substr(kBearer.size())) : "";
-  if (bearer && among(token, options.control_tokens)) return std::nullopt;
-  const bool known = bearer && among(token, options.tokens);
-  if (known && !control) return std::nullopt;
-  if (known) return error_reply(403, "this token does not allow that");
+  switch (admission(head_.authorization, traits.control, options.tokens, options.control_tokens)) {
+    case Admission::admitted:
+      return std::nullopt;
+    case Admission::not_allowed:
+      return error_reply(403, "this token does not allow that");
+    case Admission::unknown:
+      break;
+  }
   Reply reply =
       error_reply(401, "expected \"Authorization: Bearer TOKEN\" with a token known here");
   reply.ask_for_token = true;
@@ -742,15 +692,17 @@ bool Connection::submit(Lock& lock) {
   call.trace = trace_;
   if (head_.timeout) call.deadline = arrived_ + std::min(*head_.timeout, kLongestTimeout);
   lock.unlock();
-  Result<Ticket> ticket =
-      core_->service.infer(std::move(call), [this, sequence](Result<Answer> result, bool last) {
+  Result<CallTicket> ticket =
+      core_->service.infer(std::move(call), [this, sequence](Result<Answer>&& result, bool last) {
         if (last) answer(std::move(result), sequence);
       });
-  if (!ticket.ok()) answer(std::move(ticket).error(), sequence);
-  lock.lock();
-  if (ticket.ok() && state_ == State::handling && sequence_ == sequence) {
-    ticket_ = std::move(*ticket);
+  if (!ticket.ok()) {
+    answer(std::move(ticket).error(), sequence);
+    lock.lock();
+    return true;
   }
+  lock.lock();
+  if (state_ == State::handling && sequence_ == sequence) ticket_ = std::move(*ticket);
   return true;
 }
 
@@ -862,6 +814,7 @@ void Connection::write_head(int status, std::string_view type, std::size_t bytes
   head += ' ';
   append_text(head, reason(status));
   head += "\r\n";
+  head += date_field();
   if (status != 204) {
     if (bytes > 0) append_field(head, "Content-Type", type);
     if (out_.binary) {
@@ -920,7 +873,7 @@ void Connection::respond(Reply reply, std::uint64_t sequence) {
   keep = deliver(sequence);
 }
 
-void Connection::answer(Result<Answer> answer, std::uint64_t sequence) {
+void Connection::answer(Result<Answer>&& answer, std::uint64_t sequence) {
   if (!answer.ok()) return respond(error_reply(answer.error()), sequence);
   answer_.emplace(std::move(*answer));
   out_.clear();
@@ -930,6 +883,13 @@ void Connection::answer(Result<Answer> answer, std::uint64_t sequence) {
   write_encoding();
   write_head(200, out_.binary ? "application/octet-stream" : "application/json",
              encoded_.empty() ? out_.bytes() : encoded_.size(), nullptr);
+  if (encoded_.empty() && out_.bytes() <= kSmallAnswer) {
+    out_head_ += out_.json;
+    for (const AnswerBody::Piece& piece : out_.pieces) {
+      out_head_.append(static_cast<const char*>(piece.data), piece.bytes);
+    }
+    out_.clear();
+  }
   std::shared_ptr<Connection> keep;  // until the lock is gone
   const Lock lock(mutex_);
   keep = deliver(sequence);
@@ -976,16 +936,17 @@ void Connection::send_some() {
   while (sent_ < out_bytes_) {
     iovec pieces[kMaxPieces];
     const std::span<iovec> left(pieces, pieces_left(pieces));
+    may_write_ = false;
     const Moved moved = tls_ ? tls_->send(left) : send_plain(descriptor_, left);
     if (moved.status == Moved::Status::some) {
       sent_ += moved.bytes;
       progress_ += moved.bytes;
     } else if (moved.status == Moved::Status::want_write) {
-      if (!running_) post_run();
       return;
     } else {
       state_ = State::closing;
       core_->counters.aborted.fetch_add(1, std::memory_order_relaxed);
+      since_ = Clock::now();
       report();
       request_over();
       if (!running_) post_run();
@@ -997,12 +958,12 @@ void Connection::send_some() {
 
 // All of the answer is with the system.
 void Connection::sent() {
+  since_ = Clock::now();
   report();
   request_over();
   if (keep_alive_) {
     state_ = State::head;
     started_ = false;
-    since_ = Clock::now();
     const bool more = begin_ < end_ || may_read_ || (tls_ && tls_->pending());
     if (more && !running_) post_run();
     return;
@@ -1012,12 +973,12 @@ void Connection::sent() {
     if (tls_) tls_->shut_down();
     ::shutdown(descriptor_, SHUT_WR);
     state_ = State::lingering;
-    since_ = Clock::now();
     progress_ = 0;
   }
   if (!running_) post_run();
 }
 
+// `since_` is when the answer was sent.
 void Connection::report() {
   HttpCounters& counters = core_->counters;
   constexpr auto kRelaxed = std::memory_order_relaxed;
@@ -1029,8 +990,7 @@ void Connection::report() {
   }
   counters.received_bytes.fetch_add(length_, kRelaxed);
   counters.sent_bytes.fetch_add(sent_, kRelaxed);
-  const TimePoint now = Clock::now();
-  if (trace_) trace_->over(status_, status_ >= 400, now);
+  if (trace_) trace_->over(status_, status_ >= 400, since_);
   if (!core_->options.on_request) return;
   const std::string traced = trace_ ? to_traceparent(trace_->context()) : std::string();
   HttpAccess access;
@@ -1044,7 +1004,7 @@ void Connection::report() {
   access.sent_bytes = sent_;
   access.arrived = arrived_;
   access.answered = answered_;
-  access.sent = now;
+  access.sent = since_;
   if (answer_ && status_ == 200) access.traffic = answer_->traffic.get();
   core_->options.on_request(access);
 }

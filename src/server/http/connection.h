@@ -8,8 +8,6 @@
 #include <string>
 #include <vector>
 
-#include <boost/asio/ip/tcp.hpp>
-
 #include "server/http/control.h"
 #include "server/http/core.h"
 #include "server/http/head.h"
@@ -25,12 +23,15 @@ class Connection final : public std::enable_shared_from_this<Connection> {
  public:
   enum class Kind : std::uint8_t { everything, metrics };
 
-  Connection(std::shared_ptr<ServerCore> core, IoThread& thread,
-             boost::asio::ip::tcp::socket socket, Kind kind);
+  /// Takes over `socket`, which does not block; `peer` is who is at its other end.
+  Connection(std::shared_ptr<ServerCore> core, IoThread& thread, int socket, std::string peer,
+             Kind kind);
   ~Connection();
 
   // On the I/O thread.
   void start();
+  /// What epoll says of its socket, once for each change.
+  void happened(std::uint32_t events);
   /// Looks at timeouts, and whether the server drains.
   void look(TimePoint now);
   void stop();
@@ -66,8 +67,6 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   // Reading, with the lock held. Each answers whether to go on at once.
   void run(Lock& lock);
-  void readable();
-  void writable();
   bool do_handshake();
   bool do_head(Lock& lock);
   bool do_body(Lock& lock);
@@ -77,7 +76,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   // More into the read buffer; false: wait, or the connection is closing.
   bool fill_buffer();
   Moved receive(std::span<iovec> into);
-  bool wait_for(const Moved& moved);
+  bool wait_or_close(const Moved& moved);
   void look_for_hang_up();
   void look_at_time(Lock& lock, TimePoint now);
 
@@ -103,7 +102,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   // Answering: by whoever has the answer.
   std::uint64_t begin_handling();
-  void answer(Result<Answer> answer, std::uint64_t sequence);
+  void answer(Result<Answer>&& answer, std::uint64_t sequence);
   void respond(Reply reply, std::uint64_t sequence);
   void write_reply(Reply reply);
   void write_head(int status, std::string_view type, std::size_t bytes, const Reply* reply);
@@ -116,27 +115,24 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void request_over();
   std::size_t pieces_left(std::span<iovec> into) const;
 
-  // Waiting, with the lock held. `close` and the first two on the I/O thread.
-  void arm_read();
-  void arm_write();
+  // With the lock held; `close` on the I/O thread.
   void post_run();
   void close();
 
   const std::shared_ptr<ServerCore> core_;
   IoThread& thread_;
-  boost::asio::ip::tcp::socket socket_;
   const int descriptor_;
   const Kind kind_;
-  std::string peer_;
+  const std::string peer_;
 
   std::mutex mutex_;
   // Guarded by mutex_.
   State state_ = State::head;
   bool running_ = false;  // `run` is, and sees what changes
-  bool read_armed_ = false;
-  bool write_armed_ = false;
+  // Told once, so it is remembered until the socket says otherwise.
   bool may_read_ = false;   // the socket may have something
   bool may_write_ = false;  // the socket may take something
+  bool ended_ = false;      // behind what the socket has there is its end
   bool gone_ = false;       // the peer sends no more
   TimePoint gone_since_;
   std::unique_ptr<TlsSession> tls_;
@@ -146,7 +142,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   TimePoint since_;             // of what the timeouts count
   std::size_t progress_ = 0;    // bytes since then
   std::uint64_t sequence_ = 0;  // of the request that is handled
-  Ticket ticket_;
+  CallTicket ticket_;
   std::shared_ptr<Connection> self_;  // while it is handled
 
   // The request: the I/O thread's, and while it is handled the answerer's.

@@ -17,6 +17,7 @@
 #include "base/thread.h"
 #include "server/http/options.h"
 #include "server/http/server.h"
+#include "server/http/socket_events.h"
 #include "server/http/tls.h"
 #include "server/service.h"
 
@@ -29,9 +30,12 @@ struct IoThread {
   /// The size of a read buffer: what a small request fits in.
   std::size_t buffer_bytes = 0;
   boost::asio::io_context context{1};
+  SocketEvents sockets{context};
   boost::asio::steady_timer tick{context};
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work;
   std::vector<std::shared_ptr<Connection>> connections;
+  /// Kept until the events that were fetched with those of theirs are handled.
+  std::vector<std::shared_ptr<Connection>> closed;
   std::vector<std::unique_ptr<char[]>> idle_buffers;
   bool stopping = false;
   std::atomic<std::uint64_t> ticks{0};  // read by others

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/text.h"
+
 namespace millrace::server {
 namespace {
 
@@ -129,6 +131,8 @@ TEST(ReadInfer, RefusesDataThatIsNotWhatTheShapeSays) {
         HasSubstr("JSON, byte"))
         << data;
   }
+  EXPECT_THAT(refusal(with_input(R"("datatype":"INT32","shape":[2,1],"data":[[1],2])")),
+              HasSubstr("side by side"));
   EXPECT_THAT(refusal(with_input(R"("datatype":"FP32","shape":[1000000000000],"data":[1])")),
               HasSubstr("found fewer"));
   EXPECT_THAT(
@@ -152,9 +156,9 @@ TEST(ReadInfer, RefusesValuesOutsideTheirType) {
            {"BOOL", "2"},
            {"BYTES", "1"},
            {"INT32", "99999999999999999999999999999999"}}) {
-    EXPECT_THAT(
-        refusal(with_input(R"("datatype":")" + type + R"(","shape":[1],"data":[)" + value + "]")),
-        HasSubstr("JSON, byte"))
+    EXPECT_THAT(refusal(with_input(
+                    concat(R"("datatype":")", type, R"(","shape":[1],"data":[)", value, "]"))),
+                HasSubstr("JSON, byte"))
         << type << value;
   }
 }
@@ -231,6 +235,15 @@ TEST(ReadInfer, BoundsTheNumberOfTensors) {
             R"(","datatype":"FP32","shape":[1],"data":[1]})";
   }
   EXPECT_THAT(refusal(json + "]}"), HasSubstr("too many inputs"));
+  const std::string input = R"({"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}],)";
+  std::string outputs = input + R"("outputs":[{"name":"0"})";
+  std::string parameters = input + R"("parameters":{"0":0)";
+  for (std::size_t i = 1; i <= kMaxTensors; ++i) {
+    outputs += concat(R"(,{"name":")", i, R"("})");
+    parameters += concat(R"(,")", i, R"(":0)");
+  }
+  EXPECT_THAT(refusal(outputs + "]}"), HasSubstr("too many outputs"));
+  EXPECT_THAT(refusal(parameters + "}}"), HasSubstr("more parameters"));
 }
 
 TensorInfo info(DataType type, Shape shape, int batch_axis) {
@@ -256,6 +269,7 @@ TEST(RawInfer, FindsTheShape) {
   EXPECT_EQ(raw_shape(info(DataType::bytes, {-1, 1}, 0), 99).value(), (Shape{1, 1}));
   EXPECT_FALSE(raw_shape(info(DataType::fp32, {2, 3}, -1), 20).ok());
   EXPECT_FALSE(raw_shape(info(DataType::fp32, {-1, 3}, 0), 23).ok());
+  EXPECT_FALSE(raw_shape(info(DataType::fp32, {-1, 3}, 0), 26).ok());
   EXPECT_FALSE(raw_shape(info(DataType::fp32, {-1, 3}, 0), 16).ok());
   EXPECT_FALSE(raw_shape(info(DataType::fp32, {-1, -1, -1}, 0), 16).ok());
   EXPECT_FALSE(raw_shape(info(DataType::bytes, {2}, -1), 16).ok());

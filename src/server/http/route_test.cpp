@@ -113,8 +113,7 @@ TEST(Route, FindsNothingElse) {
                                         "/v2/systemsharedmemory/region//register",
                                         "/v2/systemsharedmemory/region/r",
                                         "/v2/a/b/c/d/e/f/g/h/i/j",
-                                        "http"
-                                        "://host",
+                                        "http://host",
                                         "://",
                                         "/v2/health",
                                         "//v2"}) {

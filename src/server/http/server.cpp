@@ -15,6 +15,7 @@
 #include "engine/executor.h"
 #include "server/http/connection.h"
 #include "server/http/core.h"
+#include "server/listening.h"
 
 namespace millrace::server {
 namespace {
@@ -86,49 +87,24 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   std::size_t next_ = 0;
 };
 
-Result<asio::ip::address> resolve(const std::string& host) {
-  error_code error;
-  const asio::ip::address address = asio::ip::make_address(host, error);
-  if (!error) return address;
-  asio::io_context context;
-  const auto found = Tcp::resolver(context).resolve(host, "", error);
-  if (error || found.empty()) {
-    return invalid(
-        concat("expected an address or a name of this machine to listen on, got ", quote(host)));
-  }
-  return found.begin()->endpoint().address();
-}
-
 Result<void> Acceptor::open(const HttpListener& listener, const HttpOptions& options,
                             bool exposed) {
-  const auto check = [&options](const asio::ip::address& address) {
-    return check_exposure(address.to_string(), options.tls, options.tokens, options.allow_open);
-  };
-  error_code error;
-  if (listener.socket >= 0) {
-    sockaddr_storage storage{};
-    socklen_t bytes = sizeof storage;
-    if (::getsockname(listener.socket, reinterpret_cast<sockaddr*>(&storage), &bytes) != 0) {
-      return invalid(concat("expected a listening socket, got ", listener.socket));
-    }
-    acceptor_.assign(storage.ss_family == AF_INET6 ? Tcp::v6() : Tcp::v4(), listener.socket, error);
-    if (error) return invalid(concat("socket ", listener.socket, ": ", error.message()));
-    const Tcp::endpoint local = acceptor_.local_endpoint(error);
-    if (!exposed) MILLRACE_TRY(check(local.address()));
-  } else {
-    MILLRACE_ASSIGN(const asio::ip::address address, resolve(listener.host));
-    if (!exposed) MILLRACE_TRY(check(address));
-    const Tcp::endpoint endpoint(address, listener.port);
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(Tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(1024, error);
-    if (error) {
-      return Error{ErrorCode::unavailable, concat("cannot listen on ", listener.host, " port ",
-                                                  listener.port, ": ", error.message())};
-    }
+  MILLRACE_ASSIGN(Descriptor socket, listener.socket >= 0
+                                         ? Descriptor(listener.socket)
+                                         : listen_on(listener.host, listener.port));
+  MILLRACE_ASSIGN(const int port, port_of(socket));
+  const std::string address = address_of(socket);
+  if (!exposed) {
+    MILLRACE_TRY(check_exposure(address, options.tls, options.tokens, options.allow_open));
   }
-  port_ = acceptor_.local_endpoint(error).port();
+  error_code error;
+  const bool six = address.find(':') != std::string::npos;
+  acceptor_.assign(six ? Tcp::v6() : Tcp::v4(), socket.number(), error);
+  if (error) {
+    return Error{ErrorCode::unavailable, concat("HTTP: port ", port, ": ", error.message())};
+  }
+  (void)socket.release();
+  port_ = static_cast<std::uint16_t>(port);
   return {};
 }
 
@@ -155,8 +131,23 @@ void Acceptor::take(Tcp::socket socket, IoThread& thread) {
     core_->counters.refused.fetch_add(1, std::memory_order_relaxed);
     return turn_away(socket);
   }
+  error_code error;
+  socket.native_non_blocking(true, error);
+  if (!error) socket.set_option(Tcp::no_delay(true), error);
+  std::string peer;
+  if (core_->options.on_request) {
+    error_code unknown;
+    const Tcp::endpoint end = socket.remote_endpoint(unknown);
+    if (!unknown) peer = concat(end.address().to_string(), ":", end.port());
+  }
+  // From here on Asio has nothing to do with it: it would wait for it, too.
+  const int descriptor = error ? -1 : socket.release(error);
+  if (error) {  // the peer is gone already
+    core_->leave();
+    return;
+  }
   core_->counters.connections.fetch_add(1, std::memory_order_relaxed);
-  auto connection = std::make_shared<Connection>(core_, thread, std::move(socket), kind_);
+  auto connection = std::make_shared<Connection>(core_, thread, descriptor, std::move(peer), kind_);
   const auto start = [&thread, connection] {
     connection->index = thread.connections.size();
     thread.connections.push_back(connection);
@@ -212,6 +203,7 @@ void look_at_all(IoThread& thread) {
   const std::vector<std::shared_ptr<Connection>> all = thread.connections;  // which may change
   const TimePoint now = Clock::now();
   for (const std::shared_ptr<Connection>& connection : all) connection->look(now);
+  thread.closed.clear();
 }
 
 void tick(IoThread& thread, Duration interval) {
@@ -224,22 +216,31 @@ void tick(IoThread& thread, Duration interval) {
   });
 }
 
-// What is ready is served before the engine is told of what was submitted: one batch for all.
+// Connections that were closed go when nothing that was fetched names them any more.
+Result<void> watch_sockets(IoThread& thread) {
+  return thread.sockets.start(
+      [](void* who, std::uint32_t events) { static_cast<Connection*>(who)->happened(events); },
+      [&thread] {
+        thread.closed.clear();
+        DeferredWakes::flush_if_old();
+      });
+}
+
+// All sockets that are ready are one of the things that the context runs, so what they submit is
+// one batch for the engine.
 void serve_ready(asio::io_context& context) {
-  while (context.run_one() > 0) {
-    while (context.poll_one() > 0) DeferredWakes::flush_if_old();
-    DeferredWakes::flush();
-  }
+  while (context.run_one() > 0) DeferredWakes::flush();
 }
 
 void serve(IoThread& thread) noexcept {
-  DeferredWakes::enable();
   while (true) {
     try {
       serve_ready(thread.context);
+      thread.closed.clear();
       return;
     } catch (const std::exception& error) {
       log_error("HTTP: ", error.what());
+      DeferredWakes::flush();
     }
   }
 }
@@ -265,12 +266,17 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(Service& service, HttpOpti
     core->threads.back()->work.emplace(core->threads.back()->context.get_executor());
   }
   std::unique_ptr<HttpServer> server(new HttpServer(std::move(state)));
+  for (const std::unique_ptr<IoThread>& thread : core->threads) {
+    MILLRACE_TRY(watch_sockets(*thread));
+  }
   MILLRACE_TRY(server->listen());
   for (std::size_t i = 0; i < core->threads.size(); ++i) {
     IoThread& thread = *core->threads[i];
     tick(thread, interval);
-    MILLRACE_ASSIGN(thread.thread,
-                    Thread::start(concat("mr-http-", i), [&thread] { serve(thread); }));
+    MILLRACE_ASSIGN(thread.thread, Thread::start(concat("mr-http-", i), [&thread] {
+                      DeferredWakes::enable();
+                      serve(thread);
+                    }));
   }
   return server;
 }
@@ -301,6 +307,7 @@ HttpServer::~HttpServer() {
     asio::post(thread->context, [&thread = *thread] {
       thread.stopping = true;
       thread.tick.cancel();
+      thread.sockets.stop();
       while (!thread.connections.empty()) {
         const std::shared_ptr<Connection> last = thread.connections.back();
         last->stop();
@@ -310,7 +317,7 @@ HttpServer::~HttpServer() {
     if (thread->thread.joinable()) {
       thread->thread.join();
     } else {
-      serve(*thread);  // it never started
+      serve(*thread);  // it never started; what is left to be done is done by this one
     }
   }
   core->slow.join();
@@ -346,7 +353,12 @@ bool HttpServer::drain(Duration limit) {
   core.draining.store(true, std::memory_order_relaxed);
   state_->stop_accepting();
   for (const std::unique_ptr<IoThread>& thread : core.threads) {
-    asio::post(thread->context, [&thread = *thread] { look_at_all(thread); });
+    asio::post(thread->context, [&thread = *thread] {
+      // First what has come by now: it is under way.
+      for (std::size_t i = 0; i <= thread.connections.size() && thread.sockets.poll(); ++i) {
+      }
+      look_at_all(thread);
+    });
   }
   std::unique_lock lock(core.mutex);
   return core.emptied.wait_until(lock, Clock::now() + limit,

@@ -5,16 +5,19 @@
 
 #include <nlohmann/json.hpp>
 
+#include <future>
 #include <thread>
 
 #include "server/http/compression.h"
 #include "server/http/test_server.h"
+#include "server/test_evicted.h"
 
 namespace millrace::server {
 namespace {
 
 using nlohmann::json;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using testing::HttpTest;
 using testing::patient;
@@ -58,6 +61,7 @@ TEST_F(Http, InfersFromJson) {
   const TestResponse response = client.post("/v2/models/identity/infer", kFour);
   EXPECT_EQ(response.status, 200) << response.body;
   EXPECT_EQ(response.field("content-type"), "application/json");
+  EXPECT_THAT(response.field("date"), EndsWith(" GMT"));
   const json answer = json::parse(response.body);
   EXPECT_EQ(answer["id"], "42");
   EXPECT_EQ(answer["model_name"], "identity");
@@ -96,7 +100,7 @@ TEST_F(Http, InfersInBinary) {
 TEST_F(Http, InfersWithLargeBodies) {
   start();
   TestClient client(port());
-  for (const std::size_t values : {4000, 5000, 1000000}) {
+  for (const std::size_t values : {4000U, 5000U, 1000000U}) {
     const std::string head = binary_json(values, R"(,"parameters":{"binary_data_output":true})");
     const TestResponse response =
         client.post("/v2/models/any/infer", head + floats(values), header_length(head));
@@ -129,7 +133,7 @@ TEST_F(Http, InfersWithALargeHeader) {
 TEST_F(Http, InfersFromSeveralInputs) {
   start();
   TestClient client(port());
-  for (const std::size_t values : {3, 30000}) {
+  for (const std::size_t values : {3U, 30000U}) {
     const std::string head = concat(
         R"({"inputs":[{"name":"input0","datatype":"UINT8","shape":[1,)", values,
         R"(],"parameters":{"binary_data_size":)", values,
@@ -163,6 +167,29 @@ TEST_F(Http, InfersFromABodyOfNothingButData) {
   response = client.post("/v2/models/two/infer", floats(4), {"Inference-Header-Content-Length: 0"});
   EXPECT_EQ(response.status, 400);
   EXPECT_THAT(response.body, HasSubstr("2 inputs"));
+}
+
+TEST_F(Http, ServesWholeShapesWithoutBatches) {
+  folder_.write("identity/config.pbtxt", "max_batch_size: 0");
+  start();
+  TestClient client(port());
+  const json metadata = json::parse(client.get("/v2/models/identity").body);
+  EXPECT_EQ(metadata["inputs"][0]["shape"], json::array({-1, 4}));
+  const json config = json::parse(client.get("/v2/models/identity/config").body);
+  EXPECT_EQ(config["max_batch_size"], 0);
+  EXPECT_EQ(config["input"][0]["dims"], json::array({-1, 4}));
+  const TestResponse response = client.post(
+      "/v2/models/identity/infer",
+      R"({"inputs":[{"name":"input","datatype":"FP32","shape":[2,4],"data":[1,2,3,4,5,6,7,8]}]})");
+  ASSERT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(json::parse(response.body)["outputs"][0]["shape"], json::array({2, 4}));
+  EXPECT_EQ(
+      client.post("/v2/models/identity/infer", floats(12), {"Inference-Header-Content-Length: 0"})
+          .binary(),
+      floats(12));
+  const json stats = json::parse(client.get("/v2/models/identity/stats").body)["model_stats"][0];
+  EXPECT_EQ(stats["execution_count"], 2);
+  EXPECT_EQ(stats["inference_count"], 2);
 }
 
 TEST_F(Http, CarriesBytesAndHalfFloats) {
@@ -270,12 +297,13 @@ TEST_F(Http, ServesManyConnections) {
   options.threads = 3;
   start(options);
   std::vector<std::thread> callers;
+  callers.reserve(16);
   std::atomic<int> good{0};
-  for (int i = 0; i < 16; ++i) {
+  for (std::size_t i = 0; i < 16; ++i) {
     callers.emplace_back([&, i] {
       TestClient client(port());
-      for (int k = 0; k < 50; ++k) {
-        const std::size_t values = static_cast<std::size_t>(1 + (i * 50 + k) * 17);
+      for (std::size_t k = 0; k < 50; ++k) {
+        const std::size_t values = 1 + (i * 50 + k) * 17;
         const std::string head =
             binary_json(values, R"(,"parameters":{"binary_data_output":true})");
         const TestResponse response =
@@ -287,6 +315,33 @@ TEST_F(Http, ServesManyConnections) {
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(good, 16 * 50);
   EXPECT_EQ(server_->counters().requests.load(), 16U * 50);
+}
+
+TEST(HttpEvicted, RequestsForItHoldUpNoOther) {
+  ::millrace::testing::EvictedModel models;
+  HttpOptions options = patient();
+  options.threads = 1;
+  const auto server = *HttpServer::start(models.service(), std::move(options));
+  constexpr std::string_view kBody =
+      R"({"inputs":[{"name":"input","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}]})";
+  TestClient waits(server->port());
+  TestClient of_data(server->port());
+  TestClient leaves(server->port());
+  TestClient late(server->port());
+  waits.send(TestClient::text("POST", "/v2/models/a/infer", kBody));
+  of_data.send(TestClient::text("POST", "/v2/models/a/infer", std::string(16, '\0'),
+                                {"Inference-Header-Content-Length: 0"}));
+  leaves.send(TestClient::text("POST", "/v2/models/a/infer", kBody));
+  leaves.end();
+  EXPECT_EQ(late.post("/v2/models/a/infer", kBody, {"Millrace-Timeout: 20ms"}).status, 504);
+  EXPECT_EQ(leaves.receive().status, 499);
+  TestClient other(server->port());
+  EXPECT_EQ(other.post("/v2/models/b/infer", kBody).status, 200) << "meanwhile";
+  EXPECT_EQ(other.get("/v2/models/a/stats").status, 200);
+  EXPECT_FALSE(waits.readable(0));
+  models.let_it_come();
+  EXPECT_EQ(json::parse(waits.receive().body)["outputs"][0]["data"], json::array({1, 2, 3, 4}));
+  EXPECT_EQ(of_data.receive().binary(), std::string(16, '\0'));
 }
 
 TEST_F(Http, ClosesWhenAskedTo) {
@@ -311,7 +366,7 @@ TEST_F(Http, ClosesWhenAskedTo) {
 TEST_F(Http, TakesBodiesInChunks) {
   start();
   TestClient client(port());
-  for (const std::size_t values : {4, 30000}) {
+  for (const std::size_t values : {4U, 30000U}) {
     const std::string head = binary_json(values, R"(,"parameters":{"binary_data_output":true})");
     const std::string body = head + floats(values);
     std::string text = concat(
@@ -350,6 +405,13 @@ TEST_F(Http, SaysContinue) {
   client.send(
       "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(client.receive().status, 404);
+  // Nor when the body has begun to come.
+  TestClient quick(port());
+  const std::string text =
+      TestClient::text("POST", "/v2/models/identity/infer", body, {"Expect: 100-continue"});
+  quick.send(text.substr(0, text.size() - 5));
+  quick.send(text.substr(text.size() - 5));
+  EXPECT_EQ(quick.receive().status, 200);
 }
 
 std::string packed(std::string_view text, Encoding encoding) {
@@ -362,7 +424,7 @@ TEST_F(Http, ReadsAndWritesCompressedBodies) {
   start();
   TestClient client(port());
   for (const Encoding encoding : {Encoding::gzip, Encoding::deflate}) {
-    for (const std::size_t values : {4, 30000}) {
+    for (const std::size_t values : {4U, 30000U}) {
       const std::string name(to_string(encoding));
       const std::string head = binary_json(values, R"(,"parameters":{"binary_data_output":true})");
       std::vector<std::string> fields = header_length(head);
@@ -471,17 +533,36 @@ TEST_F(Http, ServesMetricsOnAListenerOfTheirOwn) {
   EXPECT_EQ(other.get("/metrics").status, 200);
 }
 
+TEST_F(Http, ServesMetricsThereWithoutAToken) {
+  HttpOptions options = patient();
+  options.tokens = {"secret"};
+  options.metrics = [] { return "millrace_up 1\n"s; };
+  options.metrics_listener.emplace();
+  start(options);
+  TestClient client(server_->metrics_port());
+  EXPECT_EQ(client.get("/metrics").status, 200);
+  TestClient other(port());
+  EXPECT_EQ(other.get("/metrics").status, 401);
+}
+
 TEST_F(Http, DrainsWithoutLosingWhatIsUnderWay) {
   start();
   const std::string one =
       R"({"inputs":[{"name":"input","datatype":"FP32","shape":[1,1],"data":[1]}]})";
   TestClient idle(port());
   EXPECT_EQ(idle.get("/v2/health/live").status, 200);
+  // They are asked for their bodies: their heads have been read.
+  const auto head = [](std::size_t bytes) {
+    return concat("POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n",
+                  "Content-Length: ", bytes, "\r\n\r\n");
+  };
   TestClient busy(port());
-  busy.send(TestClient::text("POST", "/v2/models/slow/infer", one));
+  busy.send(head(one.size()));
+  EXPECT_EQ(busy.receive().status, 100);
+  busy.send(one);
   TestClient half(port());
-  half.send("POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n");
-  while (server_->counters().connections.load() < 3) std::this_thread::yield();
+  half.send(head(5));
+  EXPECT_EQ(half.receive().status, 100);
   EXPECT_FALSE(server_->drain(20ms));  // `half` is not done
   EXPECT_TRUE(idle.ended());
   const TestResponse response = busy.receive();
@@ -516,7 +597,45 @@ TEST_F(Http, SaysWhenAPortIsInUse) {
   const auto second = HttpServer::start(*service_, options);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.error().code, ErrorCode::unavailable);
-  EXPECT_THAT(second.error().message, HasSubstr(concat("port ", port())));
+  EXPECT_THAT(second.error().message, HasSubstr(concat("cannot listen on 127.0.0.1:", port())));
+}
+
+TEST_F(Http, AServerThatCannotStartLeavesTheThreadAsItWas) {
+  start();
+  HttpOptions options = patient();
+  options.listener.port = port();
+  ASSERT_FALSE(HttpServer::start(*service_, options).ok());
+  const std::vector<float> values(4, 1.0F);
+  Request request;
+  request.inputs.push_back({"input", TensorView::of(values.data(), {1, 4}), {}});
+  std::promise<void> answered;
+  ASSERT_TRUE((*repository_->find("identity", ""))
+                  ->model
+                  .submit(std::move(request),
+                          [&answered](const Result<Response>&, bool) { answered.set_value(); })
+                  .ok());
+  EXPECT_EQ(answered.get_future().wait_for(1min), std::future_status::ready);
+}
+
+TEST_F(Http, AServerThatDoesNotStartLeavesItsCallersThreadAsItWas) {
+  start();
+  HttpOptions options = patient();
+  options.listener.port = port();
+  ASSERT_FALSE(HttpServer::start(*service_, options).ok());
+  // What this thread submits is told to the engine at once, as before.
+  const float number = 1;
+  Call call;
+  call.model = "any";
+  CallInput& input = call.inputs.emplace_back();
+  input.name = "input";
+  input.shape = {1, 1};
+  input.raw = {&number, sizeof number};
+  std::promise<bool> answered;
+  ASSERT_TRUE(service_
+                  ->infer(std::move(call), [&answered](const Result<Answer>& answer,
+                                                       bool) { answered.set_value(answer.ok()); })
+                  .ok());
+  EXPECT_TRUE(answered.get_future().get());
 }
 
 TEST_F(Http, TakesOverASocketThatListens) {

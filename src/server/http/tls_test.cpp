@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -112,36 +113,55 @@ class TlsClient {
   [[nodiscard]] bool connected() const { return connected_; }
 
   /// The bytes of the body; empty: there was no answer.
-  std::string ask(const std::string& request) {
-    for (std::size_t at = 0; at < request.size();) {
-      const int sent =
-          SSL_write(ssl_, request.data() + at,
-                    static_cast<int>(std::min<std::size_t>(request.size() - at, 100000)));
-      if (sent <= 0) return "";
-      at += static_cast<std::size_t>(sent);
-    }
-    std::string text;
+  std::string ask(const std::string& request) { return send(request) ? receive() : ""; }
+  /// Each request in records of its own, and all of them in one packet if they fit.
+  bool send_together(const std::vector<std::string>& requests) {
+    int cork = 1;
+    ::setsockopt(plain_.socket(), IPPROTO_TCP, TCP_CORK, &cork, sizeof cork);
+    bool sent = true;
+    for (const std::string& request : requests) sent = sent && send(request);
+    cork = 0;
+    ::setsockopt(plain_.socket(), IPPROTO_TCP, TCP_CORK, &cork, sizeof cork);
+    return sent;
+  }
+  /// The body of the next response.
+  std::string receive() {
     while (true) {
-      const std::size_t end = text.find("\r\n\r\n");
-      const std::size_t field = text.find("Content-Length: ");
-      if (end != std::string::npos && field != std::string::npos) {
+      const std::size_t end = text_.find("\r\n\r\n");
+      if (end != std::string::npos) {
         // The last of that name: one of ours ends in it, too.
-        const std::size_t own = text.rfind("\r\nContent-Length: ", end);
-        const std::size_t bytes = std::stoul(text.substr(own + 18));
-        if (text.size() - end - 4 == bytes) return text.substr(end + 4);
+        const std::size_t own = text_.rfind("\r\nContent-Length: ", end);
+        const std::size_t bytes = std::stoul(text_.substr(own + 18));
+        if (text_.size() - end - 4 >= bytes) {
+          std::string body = text_.substr(end + 4, bytes);
+          text_.erase(0, end + 4 + bytes);
+          return body;
+        }
       }
       char part[16384];
       const int got = SSL_read(ssl_, part, sizeof part);
       if (got <= 0) return "";
-      text.append(part, static_cast<std::size_t>(got));
+      text_.append(part, static_cast<std::size_t>(got));
     }
   }
 
  private:
+  bool send(const std::string& request) {
+    for (std::size_t at = 0; at < request.size();) {
+      const int sent =
+          SSL_write(ssl_, request.data() + at,
+                    static_cast<int>(std::min<std::size_t>(request.size() - at, 100000)));
+      if (sent <= 0) return false;
+      at += static_cast<std::size_t>(sent);
+    }
+    return true;
+  }
+
   TestClient plain_;
   SSL_CTX* context_ = nullptr;
   SSL* ssl_ = nullptr;
   bool connected_ = false;
+  std::string text_;  // that came behind what was received
 };
 
 TEST_F(Tls, Serves) {
@@ -151,7 +171,7 @@ TEST_F(Tls, Serves) {
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(client.ask(TestClient::text("GET", "/v2/health/live")), R"({"live":true})");
   }
-  for (const std::size_t values : {4, 4000, 1000000}) {
+  for (const std::size_t values : {4U, 4000U, 1000000U}) {
     const std::string json = binary_json(values, R"(,"parameters":{"binary_data_output":true})");
     const std::string body = client.ask(TestClient::text(
         "POST", "/v2/models/any/infer", json + floats(values), header_length(json)));
@@ -159,6 +179,26 @@ TEST_F(Tls, Serves) {
     EXPECT_EQ(body.substr(body.size() - values * 4), floats(values));
   }
   EXPECT_TRUE(all_released());
+}
+
+TEST_F(Tls, AnswersRequestsThatComeTogether) {
+  start(with_tls());
+  TlsClient client(port(), authority_, nullptr);
+  ASSERT_TRUE(client.connected());
+  const auto infer = [](int value) {
+    return TestClient::text(
+        "POST", "/v2/models/identity/infer",
+        concat(R"({"inputs":[{"name":"input","datatype":"FP32","shape":[1,4],"data":[)", value,
+               R"(,0,0,0]}]})"));
+  };
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(client.send_together({infer(3 * i), infer(3 * i + 1), infer(3 * i + 2)}));
+    for (int k = 0; k < 3; ++k) {
+      const std::string body = client.receive();
+      ASSERT_FALSE(body.empty());
+      EXPECT_EQ(nlohmann::json::parse(body)["outputs"][0]["data"][0], 3 * i + k);
+    }
+  }
 }
 
 TEST_F(Tls, TalksToNobodyWithoutIt) {
@@ -170,6 +210,15 @@ TEST_F(Tls, TalksToNobodyWithoutIt) {
   EXPECT_FALSE(wary.connected());
   TlsClient client(port(), authority_, nullptr);
   EXPECT_EQ(client.ask(TestClient::text("GET", "/v2/health/live")), R"({"live":true})");
+}
+
+TEST_F(Tls, GivesUpOnSlowHandshakes) {
+  HttpOptions options = with_tls();
+  options.header_timeout = std::chrono::milliseconds(50);
+  start(options);
+  TestClient silent(port());
+  EXPECT_TRUE(silent.ended());
+  EXPECT_GE(server_->counters().timeouts.load(), 1U);
 }
 
 TEST_F(Tls, AsksClientsForCertificates) {
