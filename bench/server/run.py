@@ -141,13 +141,13 @@ class Run:
         return self.listening(["bench_server_grpc", "--serve", "queue-raw"], core, lambda line: f"grpc://127.0.0.1:{int(line)}")
 
     @contextlib.contextmanager
-    def millrace(self, models, *arguments, core=SERVER_CORE):
+    def millrace(self, models, *arguments, core=SERVER_CORE, devices="host:0", write=write_repository):
         """The server with these models: {"http": URL, "grpc": URL}, its process and its folder."""
         with tempfile.TemporaryDirectory() as folder:
             self.repository = folder
-            write_repository(Path(folder), models)
+            write(Path(folder), models)
             # One process, whose CPU time is all of the server's.
-            command = ["millrace", "serve", folder, "--no-supervise", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", "host:0",
+            command = ["millrace", "serve", folder, "--no-supervise", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1", "--devices", devices,
                        "--log", "error", *arguments]
 
             def read(line):
@@ -390,6 +390,15 @@ def run_cell(name, arguments):
             "machine": about, "binaries": hashes, "commands": run.commands, "bars": bars, "stated": statements, "results": run.results}
 
 
+def show(record):
+    """Prints a record; the number of bars that it misses."""
+    for bar in record["bars"]:
+        print(f"    {'met    ' if bar['met'] else 'NOT MET'}  {bar['what']}: {bar['value']} ({bar['bar']})", flush=True)
+    for entry in record["stated"]:
+        print(f"             {entry['what']}: {entry['value']}", flush=True)
+    return sum(not bar["met"] for bar in record["bars"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cells", nargs="*", metavar="CELL")
@@ -412,11 +421,7 @@ def main():
             failed += 1
             continue
         host.write(record, arguments.out)
-        for bar in record["bars"]:
-            print(f"    {'met    ' if bar['met'] else 'NOT MET'}  {bar['what']}: {bar['value']} ({bar['bar']})", flush=True)
-            missed += 0 if bar["met"] else 1
-        for entry in record["stated"]:
-            print(f"             {entry['what']}: {entry['value']}", flush=True)
+        missed += show(record)
     print(f"bench: {missed} bars not met, {failed} cells failed")
     return 1 if failed or (missed and arguments.strict) else 0
 

@@ -198,6 +198,7 @@ def test_trace_holds_the_batches(tmp_path):
     (["--compare", "magic"], "--compare"),
     (["--compare", "direct,direct"], "twice"),
     (["--compare", "direct", "--rate", "5"], "--compare does not go with --rate"),
+    (["--in-flight", "4"], "--in-flight goes with --offline"),
     (["--offline", "--request-items", "4"], "--request-items does not go with --offline"),
     (["--lanes", "1,2", "--trace", "x.json"], "--trace"),
     (["--pairs", "0"], "--pairs"),
@@ -427,7 +428,8 @@ def test_bars_are_met_or_not_by_the_figures(runner):
 
 
 def test_committed_records_keep_their_form_and_are_judged_by_their_figures(runner):
-    cells = {**runner.CELLS, **load_script(ROOT / "bench" / "gpu" / "run.py").CELLS, **load_script(ROOT / "bench" / "server" / "run.py").CELLS}
+    cells = {**runner.CELLS, **load_script(ROOT / "bench" / "gpu" / "run.py").CELLS, **load_script(ROOT / "bench" / "server" / "run.py").CELLS,
+             **load_script(ROOT / "bench" / "gpu" / "server.py").CELLS}
     for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
         record = json.loads(path.read_text())
         check_schema(record, RECORD, path.name)

@@ -15,7 +15,8 @@ OTHERS = {
     "tls_client_ca": "/a.pem", "token_file": "/t", "control_token_file": "/u", "allow_open": True, "max_connections": 9,
     "max_request": "10KiB", "max_in_flight": "11KiB", "drain_limit": "12s", "access_log": "/log", "otlp_url": "http://127.0.0.1:1/v1/traces",
     "trace_rate": 18, "trace_level": "OFF", "supervise": False, "hang_limit": "13s",
-    "start_limit": "14s", "restart_delay": "15ms", "longest_restart_delay": "16ms", "healthy_after": "17s"}
+    "start_limit": "14s", "restart_delay": "15ms", "longest_restart_delay": "16ms", "healthy_after": "17s",
+    "give_up_after": 19}
 NO_FIELD = {"--help", "--config", "--print-config"}
 
 
