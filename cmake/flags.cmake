@@ -50,8 +50,12 @@ target_compile_options(millrace_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections -fdata-sections>)
 
 if(MILLRACE_SANITIZE)
-  target_compile_options(millrace_flags INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MILLRACE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  set(sanitizer_options -fsanitize=${MILLRACE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_compile_options(millrace_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${sanitizer_options}>)
+  # Inline functions of the standard library exist once in a program: those compiled with kernels may be the ones that run.
+  string(REPLACE "," "\\," sanitizer_options "${sanitizer_options}")
+  list(TRANSFORM sanitizer_options PREPEND "-Xcompiler=")
+  target_compile_options(millrace_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:${sanitizer_options}>)
   target_link_options(millrace_flags INTERFACE -fsanitize=${MILLRACE_SANITIZE})
 endif()
 
