@@ -1,22 +1,28 @@
 #!/usr/bin/env python3
 """Runs the GPU suites on a machine with GPUs, and says how many tests ran, failed and were NOT CHECKED.
 
-    tests/gpu/run.py [--bin build/dev/bin] [--installed build/gpu/installed] [--report gpu-report.json] [--filter PATTERN] [--sanitize]
+    tests/gpu/run.py [--bin build/dev/bin] [--installed build/gpu/installed] [--report gpu-report.json] [--filter PATTERN]
+                     [--sanitize] [--jobs N] [--limit SECONDS]
 
 Needs what was built, a driver and a GPU; no network. MILLRACE_TENSORRT names the folder of TensorRT's libraries. The tests
 with LibTorch are compiled here, where a Python that has torch (MILLRACE_TORCH_PYTHON, else python3) and a C++ compiler (CXX,
-else g++) are found, against the Millrace in --installed. Exit code 0 when at least one test ran and none failed. With --sanitize the suites run under compute-sanitizer instead: memcheck all that can,
-racecheck those of our own kernels. Standard library only.
+else g++) are found, against the Millrace in --installed. Exit code 0 when at least one test ran and none failed. With --sanitize
+the suites run under compute-sanitizer instead: memcheck all that can, racecheck those of our own kernels. TensorRT takes minutes
+to come up under it: --jobs shares the tests out to N processes, and what has not run after --limit seconds of a tool is NOT
+CHECKED. Standard library only.
 """
 
 import argparse
 import fnmatch
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -29,16 +35,10 @@ UNDER_A_TOOL = "-SyncWatch*:*SteadyState*:*Fault*"
 TOOLS = {"memcheck": "*", "racecheck": "Cuda/*:PluginKernels*:*Kernel*:*Gather*"}  # racecheck: of kernels that are ours
 
 
-def run(program, pattern, folder, tool=()):
-    """The results of one suite: name, what became of it, the first line of why."""
-    output = folder / f"{program.name}.json"
-    command = [*tool, program, f"--gtest_output=json:{output}", f"--gtest_filter={pattern}", "--gtest_brief=1"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    sys.stdout.write(done.stdout)
-    if not output.exists():  # it died before it could say
-        return [{"suite": program.name, "test": "(all)", "result": "failed", "why": f"ended with {done.returncode}"}]
+def of_json(text):
+    """The results in a report of GoogleTest: suite, test, what became of it, the first line of why."""
     results = []
-    for suite in json.loads(output.read_text())["testsuites"]:
+    for suite in json.loads(text)["testsuites"]:
         for test in suite["testsuite"]:
             if test.get("status") == "NOTRUN":  # of those, others run in a process of their own
                 continue
@@ -50,32 +50,81 @@ def run(program, pattern, folder, tool=()):
     return results
 
 
-def sanitized(program, pattern, folder):
+def of_lines(program, text, ended):
+    """The same from what a process had printed before it ended as `ended` says, without a report."""
+    results, open_test = [], None
+    kinds = {"       OK ": "ran", "  FAILED  ": "failed", "  SKIPPED ": "not checked"}
+    for mark, name in re.findall(r"^\[( RUN      |       OK |  FAILED  |  SKIPPED )\] (\S+\.\S+?),?(?: .*)?$", text, re.MULTILINE):
+        if mark == " RUN      ":
+            open_test = name
+        elif name == open_test:
+            suite, _, test = name.partition(".")
+            results.append({"suite": suite, "test": test, "result": kinds[mark], "why": "" if mark == "       OK " else "see above"})
+            open_test = None
+    suite, _, test = (open_test or f"{program.name}.(the rest)").partition(".")
+    late = ended == "at the limit of time"
+    return results + [{"suite": suite, "test": test, "result": "not checked" if late else "failed", "why": f"ended {ended}"}]
+
+
+def run(program, pattern, folder, tool=(), jobs=1, limit=None):
+    """The results of one suite, in `jobs` processes that share the tests out. After `limit` seconds the rest is not checked.
+    In the tool's words {job} is the process's number."""
+    parts = []
+    for job in range(jobs):
+        output, said = folder / f"{program.name}.{job}.json", folder / f"{program.name}.{job}.txt"
+        command = [*(word.format(job=job) for word in tool), program, f"--gtest_output=json:{output}", f"--gtest_filter={pattern}"]
+        environment = {**os.environ, "GTEST_TOTAL_SHARDS": str(jobs), "GTEST_SHARD_INDEX": str(job)}
+        with said.open("w") as text:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=text, stderr=subprocess.STDOUT, env=environment,
+                                       start_new_session=True)
+        parts.append((process, output, said))
+    results, until = [], None if limit is None else time.monotonic() + limit
+    for process, output, said in parts:
+        try:
+            ended = f"with {process.wait(None if until is None else max(0.0, until - time.monotonic()))}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            ended = "at the limit of time"
+        text = said.read_text(errors="replace")
+        sys.stdout.write("".join(line for line in text.splitlines(keepends=True)
+                                 if not re.match(r"\[( RUN      |       OK |----------|==========)\]|$", line)))
+        results += of_json(output.read_text()) if output.exists() else of_lines(program, text, ended)
+        output.unlink(missing_ok=True)
+    return results
+
+
+def sanitized(program, pattern, folder, jobs, limit):
     """The same under each of compute-sanitizer's tools, and for each whether it found anything."""
     found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     results = []
     for name, suites in TOOLS.items():
-        def said(result, why):
-            return {"suite": program.name, "test": f"({name})", "result": result, "why": why}
         if not found:
-            results.append(said("not checked", "compute-sanitizer was not found"))
+            results.append({"suite": program.name, "test": f"({name})", "result": "not checked", "why": "compute-sanitizer was not found"})
             continue
-        log = folder / f"{name}.log"
-        tool = [found, f"--tool={name}", f"--log-file={log}", "--require-cuda-init=no"]
+        tool = [found, f"--tool={name}", f"--log-file={folder / name}.{{job}}.log", "--require-cuda-init=no"]
         # What a program asks for and is refused is no error here: the tests provoke it.
         tool += ["--report-api-errors=no"] if name == "memcheck" else []
-        tests = run(program, (pattern if pattern != "*" else suites) + UNDER_A_TOOL, folder, tool)
-        (folder / f"{program.name}.json").unlink(missing_ok=True)
+        tests = run(program, (pattern if pattern != "*" else suites) + UNDER_A_TOOL, folder, tool, jobs, limit)
         results += [{**result, "suite": f"{name}: {result['suite']}"} for result in tests]
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
-        print("\n".join(lines[-60:]))
-        if not summary:
-            results.append(said("not checked", f"{name} refused to run: {lines[-1] if lines else 'it said nothing'}"))
-        else:
-            clean = "0 errors" in summary or " 0 hazards" in summary
-            results.append(said("ran" if clean else "failed", summary.strip("= ")))
+        for job in range(jobs):
+            results.append(found_by(name, job, folder / f"{name}.{job}.log", program))
     return results
+
+
+def found_by(name, job, log, program):
+    """What one process of a tool found, from its log."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    findings = [line for line in lines if not re.search(r"SUMMARY|COMPUTE-SANITIZER$", line) and line.strip("= ")]
+    summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
+    print("\n".join(findings[-60:]))
+    said = {"suite": program.name, "test": f"({name}, process {job})"}
+    if findings and not summary:
+        return {**said, "result": "failed", "why": findings[0].strip("= ")}
+    if not summary:
+        return {**said, "result": "not checked", "why": f"{name} gave no summary: ended before, or refused to run"}
+    clean = re.search(r"SUMMARY: 0 (errors|hazards)\b", summary)
+    return {**said, "result": "ran" if clean else "failed", "why": summary.strip("= ")}
 
 
 def run_variants(bin_folder, folder):
@@ -105,6 +154,8 @@ def main():
     parser.add_argument("--report", type=Path, default=Path("build/gpu-report.json"), help="default: %(default)s")
     parser.add_argument("--filter", default="*", help="as for GoogleTest")
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the tests out (default: %(default)s)")
+    parser.add_argument("--limit", type=float, help="seconds for each tool, or for all tests (default: none)")
     options = parser.parse_args()
     results = []
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as the program does: TensorRT's builder comes up much sooner
@@ -114,7 +165,10 @@ def main():
             program = (options.bin / name).resolve()
             if not program.exists():
                 sys.exit(f"gpu-test: {program} is not there; build it first (make gpu-test does)")
-            results += (sanitized if options.sanitize else run)(program, options.filter, Path(folder))
+            if options.sanitize:
+                results += sanitized(program, options.filter, Path(folder), options.jobs, options.limit)
+            else:
+                results += run(program, options.filter, Path(folder), jobs=options.jobs, limit=options.limit)
         if options.filter == "*" and not options.sanitize:
             results += run_variants(options.bin, Path(folder))
         if not options.sanitize and fnmatch.fnmatch("LibTorch.dlpack", options.filter):
