@@ -55,7 +55,7 @@ gpu-test: deps-test  ## Builds and runs the suites that need a GPU (SANITIZE=1: 
 	@$(CMAKE) --build --preset dev --parallel $(JOBS) --target gpu_suite millrace
 	@test -f build/gpu-variants/labels.json || $(PYTHON) tests/gpu/variants.py prepare
 	@$(CMAKE) --install build/dev --component library --prefix build/gpu/installed > /dev/null
-	@tests/gpu/run.py --bin build/dev/bin $(if $(SANITIZE),--sanitize)
+	@tests/gpu/run.py --bin build/dev/bin $(if $(SANITIZE),--sanitize --jobs $(JOBS))
 
 .PHONY: check-models
 check-models: deps-test  ## Writes every model of the benchmarks, in FP32 and FP16, and checks it with ONNX Runtime (4 GB of memory)

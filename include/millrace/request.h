@@ -66,6 +66,9 @@ struct Request {
   std::optional<TimePoint> deadline;
   /// Echoed in the response.
   std::string id;
+  /// The callback takes some microseconds and blocks on nothing: a thread that serves others may
+  /// run it.
+  bool brief_callback = false;
   Sequence sequence;
   /// The open loop's intended send time: when set, `RequestTimes::submitted` and the latency
   /// histograms count from here.
@@ -101,8 +104,9 @@ struct Response {
 };
 
 /// Called once per response of a request (`last` on the final one; today's models answer once), on
-/// a thread of the engine's executor. It may submit; what it submits may start only when it
-/// returns. It should not block. An exception from it is caught and logged.
+/// a thread of the engine's executor, never within `submit` (with `Request::brief_callback` perhaps
+/// on a thread of the server's). It may submit; what it submits may start only when it returns. It
+/// should not block. An exception from it is caught and logged.
 using Callback = std::function<void(Result<Response> response, bool last)>;
 
 class RequestState;

@@ -89,6 +89,9 @@ struct LaneTraits {
   bool wants_graphs = false;
   /// Pads up to a prepared size even where running eagerly would cost less.
   bool avoids_eager = false;
+  /// On the stream a run only computes: it takes about as long as those like it took before. Any
+  /// thread may do it then.
+  bool only_computes = false;
 };
 
 struct LaneOptions {

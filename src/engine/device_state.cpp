@@ -22,6 +22,9 @@ constexpr Duration kShortestLead = std::chrono::microseconds(20);
 /// Of a batch's time, what a lane may wait to stay in step.
 constexpr int kStepShare = 32;
 constexpr Duration kLongestLead = std::chrono::milliseconds(2);
+/// Waking a thread costs who wakes it and who sleeps some microseconds each, and delays the batch
+/// by more.
+constexpr Duration kBriefBatch = std::chrono::microseconds(20);
 /// Between devices that share the host's memory a move is nothing but a read.
 constexpr MoveCost kHostMove{std::chrono::microseconds(5), 5e9};
 
@@ -206,8 +209,9 @@ void DeviceState::loop() {
 /// again after it has let go of `driving_`, so news of a thread that found it taken is not lost.
 void DeviceState::drive() noexcept {
   news_.store(true, std::memory_order_seq_cst);
-  while (news_.load(std::memory_order_seq_cst)) {
+  for (int round = 0; news_.load(std::memory_order_seq_cst); ++round) {
     if (driving_.exchange(true, std::memory_order_seq_cst)) return;
+    if (round > 0) HelpingHand::pass_on();  // what was launched waits no longer
     news_.store(false, std::memory_order_seq_cst);
     const Duration::rep due = drive_once().time_since_epoch().count();
     due_.store(due, std::memory_order_seq_cst);
@@ -834,6 +838,13 @@ bool DeviceState::samples(std::uint64_t number, TimePoint now) noexcept {
   return true;
 }
 
+/// Whether who launches the batch may as well do its work: see docs/design/driving.md.
+bool DeviceState::brief(const PlanState& plan, const LaneState& lane,
+                        const BatchSlot& slot) const noexcept {
+  return inline_ && lane.traits.only_computes && plan.inputs_fixed() &&
+         plan.times.knows(slot.items) && slot.estimate <= kBriefBatch;
+}
+
 void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
   slot.number = timelines_.next_number();
   // Host events cost next to nothing; on a GPU each is a node in the stream.
@@ -875,7 +886,7 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
     lane.thread->post([&plan, &slot] { plan.stage(slot); });
   } else {
     std::optional<HeldWakes> one_wake_for_all;
-    if (host_) one_wake_for_all.emplace();
+    if (host_) one_wake_for_all.emplace(brief(plan, lane, slot));
     plan.stage(slot);
   }
 }

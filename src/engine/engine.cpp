@@ -11,6 +11,7 @@
 #include "base/model_name.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/host/host_queue.h"
 #include "device/transfer.h"
 #include "engine/copy_pool.h"
 #include "engine/device_state.h"
@@ -535,7 +536,8 @@ bool Future::ready() const noexcept { return ticket_.state_ && ticket_.state_->f
 void Future::wait() const noexcept { (void)wait_until(TimePoint::max()); }
 
 bool Future::wait_until(TimePoint until) const noexcept {
-  DeferredWakes::flush();  // a callback that waits must not wait for what it has put off itself
+  // A callback that waits must not wait for what it has put off itself.
+  DeferredWakes::flush_to_wait();
   return ticket_.state_ && ticket_.state_->wait(until);
 }
 
@@ -567,7 +569,12 @@ Result<Ticket> Model::submit(Request request, Callback callback) const {
   return EngineAccess::ticket(std::move(lease), state);
 }
 
-Result<Response> Model::infer(Request request) const { return submit(std::move(request)).get(); }
+Result<Response> Model::infer(Request request) const {
+  HelpingHand hand;  // who waits may as well do a brief batch
+  Future answer = submit(std::move(request));
+  hand.help();
+  return answer.get();
+}
 
 ModelStatistics Model::statistics() const { return state_->statistics(); }
 

@@ -1,10 +1,13 @@
 #include "engine/executor.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include <millrace/inline_vector.h>
 
 #include "base/log.h"
+#include "device/host/host_queue.h"
 #include "engine/model_state.h"
 
 namespace millrace {
@@ -14,12 +17,39 @@ namespace {
 constexpr Duration kLongestDeferral = std::chrono::microseconds(30);
 constexpr int kLooksBetweenClocks = 16;
 
+/// How often what callbacks submitted is served by their own thread before others get their turn.
+constexpr int kRounds = 8;
+/// Of the answer to a brief callback, and of all that one round brings: more takes long to write as
+/// text and to send.
+constexpr std::size_t kBriefBytes = 4 * 1024;
+constexpr std::size_t kRoundBytes = 64 * 1024;
+
 struct Deferred {
   bool on = false;
+  bool collects = false;  // callbacks that come due are for this thread
+  const Executor* own = nullptr;
   TimePoint since;
   InlineVector<Waker*, 8> wakers;
+  std::vector<RequestState*> collected;
+  std::size_t collected_bytes = 0;  // of those of others
+  std::vector<RequestState*> running;
 };
 thread_local Deferred deferred;
+
+/// Counts it if so.
+bool is_brief(const RequestState& state) noexcept {
+  if (!state.request.brief_callback) return false;
+  if (!state.answer->ok()) return true;
+  std::size_t bytes = 0;
+  for (const NamedTensor& output : (*state.answer)->outputs) {
+    if (output.view.type == DataType::bytes) return false;
+    const Result<std::size_t> plain = output.view.bytes();
+    bytes += plain ? *plain : kRoundBytes;
+  }
+  if (bytes > kBriefBytes || deferred.collected_bytes + bytes > kRoundBytes) return false;
+  deferred.collected_bytes += bytes;
+  return true;
+}
 
 void run_callback(RequestState& state) noexcept {
   ModelState& model = *state.model;
@@ -36,12 +66,68 @@ void run_callback(RequestState& state) noexcept {
   model.finished_one();
 }
 
+/// Takes from `answered` what the calling thread will run itself.
+void collect(const Executor& executor, std::vector<RequestState*>& answered) {
+  const auto ours = [&](const RequestState* state) {
+    if (state->model->config().batching.preserve_order) return false;
+    return deferred.own == &executor || is_brief(*state);
+  };
+  const auto others = std::stable_partition(answered.begin(), answered.end(), ours);
+  deferred.collected.insert(deferred.collected.end(), answered.begin(), others);
+  answered.erase(answered.begin(), others);
+}
+
+void wake_all(bool helps, bool collects) noexcept {
+  // A wake may drive a device here, which must not put anything off in turn.
+  const bool on = std::exchange(deferred.on, false);
+  const bool outer = std::exchange(deferred.collects, collects);
+  std::optional<HelpingHand> hand;
+  if (helps) hand.emplace();
+  while (!deferred.wakers.empty()) {
+    Waker* waker = deferred.wakers.back();
+    deferred.wakers.pop_back();
+    waker->wake();
+  }
+  hand.reset();  // helps
+  deferred.collects = outer;
+  deferred.on = on;
+}
+
+bool put_off_for_long() noexcept {
+  return !deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral;
+}
+
+void run_collected() noexcept {
+  deferred.running.swap(deferred.collected);
+  deferred.collected_bytes = 0;
+  for (RequestState* state : deferred.running) {
+    run_callback(*state);
+    if (put_off_for_long()) wake_all(false, false);
+  }
+  deferred.running.clear();
+}
+
 }  // namespace
 
-void DeferredWakes::enable() noexcept { deferred.on = true; }
+void DeferredWakes::enable(const Executor* own) noexcept {
+  deferred.on = true;
+  deferred.own = own;
+}
 
 void DeferredWakes::flush_if_old() noexcept {
-  if (!deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral) flush();
+  if (put_off_for_long()) flush();
+}
+
+void DeferredWakes::flush() noexcept {
+  for (int round = 0; !deferred.wakers.empty(); ++round) {
+    const bool here = round < kRounds;
+    wake_all(here, here);
+    run_collected();
+  }
+}
+
+void DeferredWakes::flush_to_wait() noexcept {
+  if (!deferred.wakers.empty()) wake_all(true, false);
 }
 
 bool DeferredWakes::put_off(Waker& waker) {
@@ -54,22 +140,11 @@ bool DeferredWakes::put_off(Waker& waker) {
   return true;
 }
 
-void DeferredWakes::flush() noexcept {
-  // A wake may drive a device here, which must not put anything off in turn.
-  const bool on = std::exchange(deferred.on, false);
-  while (!deferred.wakers.empty()) {
-    Waker* waker = deferred.wakers.back();
-    deferred.wakers.pop_back();
-    waker->wake();
-  }
-  deferred.on = on;
-}
-
 Executor::Executor(int threads, Duration spin) {
   for (int i = 0; i < threads; ++i) {
     auto worker = std::make_unique<Worker>();
-    worker->thread =
-        Thread("mr-callback-" + std::to_string(i), [raw = worker.get(), spin] { raw->loop(spin); });
+    worker->thread = Thread("mr-callback-" + std::to_string(i),
+                            [this, raw = worker.get(), spin] { raw->loop(*this, spin); });
     workers_.push_back(std::move(worker));
   }
 }
@@ -85,6 +160,7 @@ void Executor::stop() noexcept {
 }
 
 void Executor::post(std::size_t key, std::vector<RequestState*>& answered) {
+  if (deferred.collects) collect(*this, answered);
   if (answered.empty()) return;
   Worker& worker = *workers_[key % workers_.size()];
   {
@@ -108,9 +184,9 @@ bool Executor::Worker::spins_until_posted(Duration spin) const noexcept {
   return false;
 }
 
-void Executor::Worker::loop(Duration spin) {
+void Executor::Worker::loop(const Executor& own, Duration spin) {
   std::vector<RequestState*> batch;
-  DeferredWakes::enable();
+  DeferredWakes::enable(&own);
   for (;;) {
     const bool stopping = stop.load(std::memory_order_acquire);
     {

@@ -12,19 +12,28 @@
 
 namespace millrace {
 
+class Executor;
+
 /// Wakes put off while a thread runs callbacks or serves callers, so that what a stretch of them
-/// submits forms one batch instead of one for each.
+/// submits forms one batch instead of one for each. When the stretch is over, the thread drives
+/// host devices itself, does brief batches itself, and calls callbacks that come due meanwhile: all
+/// that would cost more wakes than work.
 class DeferredWakes {
  public:
   /// The calling thread puts wakes off from now on, and calls `flush` whenever it is about to wait.
-  static void enable() noexcept;
-  /// Flushes if something has been put off for long. To be called between two submissions.
+  /// `own`: the executor it is a thread of, whose callbacks it may run; others run only brief ones.
+  static void enable(const Executor* own = nullptr) noexcept;
+  /// Flushes if something has been put off for long. To be called between two submissions, where
+  /// `flush` may be.
   static void flush_if_old() noexcept;
   /// Notes `waker`; false when the calling thread puts nothing off. `waker` must outlive the
   /// executor's threads.
   static bool put_off(Waker& waker);
-  /// Wakes what the calling thread has put off.
+  /// Wakes what the calling thread has put off, and may run callbacks: not within one, nor with a
+  /// lock that one may want.
   static void flush() noexcept;
+  /// The same without callbacks, for a thread that may be within one.
+  static void flush_to_wait() noexcept;
 };
 
 /// Answers with callbacks are handed over here. A callback that blocks holds up the callbacks
@@ -39,7 +48,8 @@ class Executor {
   void stop() noexcept;
 
   /// Takes over `answered`, whose `answer` and `callback` are set; leaves it empty with its
-  /// capacity. Posts of equal keys run in their order, on one thread.
+  /// capacity. Posts of equal keys run in their order, on one thread, where a model keeps the
+  /// order; others may be for the calling thread, when it is through with what it does.
   void post(std::size_t key, std::vector<RequestState*>& answered);
   [[nodiscard]] std::size_t threads() const noexcept { return workers_.size(); }
 
@@ -51,7 +61,7 @@ class Executor {
     std::atomic<bool> posted{false};
     std::atomic<bool> stop{false};
     Thread thread;
-    void loop(Duration spin);
+    void loop(const Executor& own, Duration spin);
     [[nodiscard]] bool spins_until_posted(Duration spin) const noexcept;
   };
   std::vector<std::unique_ptr<Worker>> workers_;

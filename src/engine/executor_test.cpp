@@ -1,6 +1,7 @@
 #include "engine/executor.h"
 
 #include <atomic>
+#include <functional>
 #include <future>
 #include <map>
 #include <mutex>
@@ -153,6 +154,153 @@ TEST_P(ExecutorTest, ACallbackMayPost) {
   done.get_future().wait();
 }
 
+/// A waker that answers requests on the thread that wakes it, as a host device does that finds its
+/// work done.
+class Answering : public ExecutorTest {
+ protected:
+  Answering() {
+    waker_.redirect([](void* self) noexcept { static_cast<Answering*>(self)->answer(); }, this);
+  }
+  void answer() noexcept {
+    std::vector<RequestState*> batch;
+    batch.swap(due_);
+    executor_->post(0, batch);
+  }
+  // An answer that comes when the calling thread says what it has put off.
+  RequestState* due(Callback callback, bool brief, std::size_t bytes = 0) {
+    Response response;
+    response.outputs.push_back(
+        {"out", Tensor::allocate(DataType::uint8, {static_cast<std::int64_t>(bytes)})->view(), {}});
+    RequestState* state = answered(std::move(callback), std::move(response));
+    state->request.brief_callback = brief;
+    due_.push_back(state);
+    return state;
+  }
+  // Runs `what` on a thread that serves callers.
+  static void serve(const std::function<void()>& what) {
+    std::thread([&what] {
+      DeferredWakes::enable();
+      what();
+    }).join();
+  }
+  [[nodiscard]] static Callback note(std::promise<std::thread::id>& who) {
+    return [&who](const Result<Response>&, bool) { who.set_value(std::this_thread::get_id()); };
+  }
+
+  Waker waker_;
+  std::vector<RequestState*> due_;
+};
+
+TEST_P(Answering, BriefCallbacksRunOnTheThreadThatServes) {
+  start(1);
+  serve([&] {
+    std::promise<std::thread::id> brief;
+    std::promise<std::thread::id> other;
+    due(note(brief), true);
+    due(note(other), false);
+    ASSERT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush();
+    EXPECT_EQ(brief.get_future().get(), std::this_thread::get_id());
+    EXPECT_NE(other.get_future().get(), std::this_thread::get_id());
+  });
+}
+
+TEST_P(Answering, LargeAnswersAreForTheExecutor) {
+  start(1);
+  serve([&] {
+    std::promise<std::thread::id> large;
+    due(note(large), true, 1 << 20);
+    ASSERT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush();
+    EXPECT_NE(large.get_future().get(), std::this_thread::get_id());
+  });
+}
+
+TEST_P(Answering, OneRoundTakesSoMuchAndNoMore) {
+  start(1);
+  serve([&] {
+    std::atomic<int> here{0};
+    std::atomic<int> elsewhere{0};
+    for (int i = 0; i < 100; ++i) {
+      due(
+          [&, own = std::this_thread::get_id()](const Result<Response>&, bool) {
+            ++(std::this_thread::get_id() == own ? here : elsewhere);
+          },
+          true, 4096);
+    }
+    ASSERT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush();
+    executor_.reset();
+    EXPECT_EQ(here, 16);
+    EXPECT_EQ(elsewhere, 84);
+  });
+}
+
+TEST_P(Answering, AModelThatKeepsTheOrderAnswersThroughTheExecutor) {
+  start(1);
+  ModelConfig ordered = config();
+  ordered.batching.preserve_order = true;
+  ModelState model(ordered, {}, unused_, {});
+  serve([&] {
+    std::promise<std::thread::id> who;
+    due(note(who), true)->model = &model;
+    ASSERT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush();
+    EXPECT_NE(who.get_future().get(), std::this_thread::get_id());
+  });
+  executor_.reset();
+}
+
+TEST_P(Answering, WhoWaitsRunsNoCallbacks) {
+  start(1);
+  serve([&] {
+    std::promise<std::thread::id> who;
+    due(note(who), true);
+    ASSERT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush_to_wait();
+    EXPECT_NE(who.get_future().get(), std::this_thread::get_id());
+  });
+}
+
+TEST_P(Answering, AThreadOfTheExecutorRunsWhatItsCallbacksBring) {
+  start(2);
+  std::promise<std::thread::id> outer;
+  std::promise<std::thread::id> inner;
+  post(1, [&](const Result<Response>&, bool) {
+    due(note(inner), false);
+    EXPECT_TRUE(DeferredWakes::put_off(waker_));
+    outer.set_value(std::this_thread::get_id());
+  });
+  EXPECT_EQ(outer.get_future().get(), inner.get_future().get());
+}
+
+TEST_P(Answering, OthersGetTheirTurnAmongCallbacksThatBringMore) {
+  start(1);
+  int here = 0;
+  int left = 100;
+  std::promise<void> done;
+  serve([&] {
+    const std::thread::id own = std::this_thread::get_id();
+    std::function<void()> again = [&] {
+      due(
+          [&, own](const Result<Response>&, bool) {
+            if (std::this_thread::get_id() != own) return done.set_value();
+            ++here;
+            if (--left == 0) return done.set_value();
+            again();
+          },
+          true);
+      EXPECT_TRUE(DeferredWakes::put_off(waker_));
+    };
+    again();
+    DeferredWakes::flush();  // returns
+    done.get_future().wait();
+  });
+  EXPECT_GE(here, 1);
+  EXPECT_GT(left, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Spin, Answering, testing::Values(0, 200));
 INSTANTIATE_TEST_SUITE_P(Spin, ExecutorTest, testing::Values(0, 200));
 
 }  // namespace

@@ -147,6 +147,8 @@ void BatchTimes::learn(std::int64_t items, Duration time) noexcept {
   known = known == 0 ? seconds : known + 0.2 * (seconds - known);
 }
 
+bool BatchTimes::knows(std::int64_t items) const noexcept { return seconds_[bucket_of(items)] > 0; }
+
 Duration BatchTimes::estimate(std::int64_t items) const noexcept {
   const std::size_t bucket = bucket_of(items);
   double seconds = seconds_[bucket];
@@ -272,6 +274,8 @@ Result<void> PlanState::make_lanes(int lane_count, int slot_count) {
   MILLRACE_ASSIGN(reservation_,
                   device_.ledger().reserve(concat("model \"", name_, "\""),
                                            saturated_sum(all_lanes, footprint.shared_bytes)));
+  inputs_fixed_ = std::all_of(plan_info().inputs.begin(), plan_info().inputs.end(),
+                              [](const TensorInfo& info) { return item_bytes(info).has_value(); });
   for (int i = 0; i < lane_count; ++i) {
     auto state = std::make_unique<LaneState>();
     state->plan = this;

@@ -164,6 +164,8 @@ class BatchTimes {
   void learn(std::int64_t items, Duration time) noexcept;
   /// Zero when nothing is known.
   [[nodiscard]] Duration estimate(std::int64_t items) const noexcept;
+  /// Whether a batch of about that size was seen.
+  [[nodiscard]] bool knows(std::int64_t items) const noexcept;
 
  private:
   std::array<double, 32> seconds_{};  // per power of two of items; 0: unknown
@@ -198,6 +200,8 @@ class PlanState {
   [[nodiscard]] const std::string& backend_reason() const noexcept { return backend_reason_; }
   [[nodiscard]] const BatchPolicy& batching() const noexcept { return batching_; }
   [[nodiscard]] std::int64_t max_items() const noexcept { return batching_.max_items; }
+  /// Whether batches of the same number of items do the same work, but for what their values ask.
+  [[nodiscard]] bool inputs_fixed() const noexcept { return inputs_fixed_; }
 
   /// Enqueues the slot's batch on its lane. Errors go into the slot's status; its word is always
   /// written in the end. On the driver, or on the lane's thread where its enqueue blocks.
@@ -306,9 +310,10 @@ class PlanState {
   Reservation reservation_;         // lanes and slots; the weights' is the plan's. The loader's
   std::size_t prepared_bytes_ = 0;  // of one prepared run, as measured. The loader's
   bool runs_in_place_ = false;
-  int searches_paused_ = 0;                                            // the driver's
-  int searches_in_vain_ = 0;                                           // the driver's
-  std::size_t in_place_count_ = 0;                                     // the driver's
+  bool inputs_fixed_ = false;       // but for the number of items
+  int searches_paused_ = 0;         // the driver's
+  int searches_in_vain_ = 0;        // the driver's
+  std::size_t in_place_count_ = 0;  // the driver's
   std::unordered_map<AddressKey, InPlaceRuns, AddressHash> in_place_;  // the driver's
   Lookup lookup_;                                                      // the driver's
   std::unique_ptr<Plan> plan_;

@@ -9,6 +9,18 @@ namespace {
 
 using std::chrono::microseconds;
 
+TEST(BatchTimes, KnowsTheSizesThatItHasSeen) {
+  BatchTimes times;
+  EXPECT_FALSE(times.knows(1));
+  EXPECT_EQ(times.estimate(1), Duration::zero());
+  times.learn(5, microseconds(10));
+  EXPECT_TRUE(times.knows(5));
+  EXPECT_TRUE(times.knows(4)) << "as many powers of two";
+  EXPECT_FALSE(times.knows(3));
+  EXPECT_FALSE(times.knows(8));
+  EXPECT_EQ(times.estimate(64), microseconds(10)) << "the nearest that it knows";
+}
+
 // A batch that was expected to take longer must be seen soon after its end all the same.
 TEST(BatchSlot, AsksItsEventSeldomAtFirstAndOftenTowardsTheExpectedEnd) {
   HostDevice device(0, {});

@@ -96,6 +96,7 @@ void RequestState::clear() noexcept {
   request.priority = 0;
   request.deadline.reset();
   request.id.clear();
+  request.brief_callback = false;
   request.sequence = {};
   request.intended.reset();
   items = 1;

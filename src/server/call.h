@@ -91,6 +91,8 @@ struct Call {
   std::optional<TimePoint> deadline;
   /// Null where it is not traced, which is the rule. See Service::begin_trace.
   std::shared_ptr<RequestTrace> trace;
+  /// The answer may come as soon as possible, before that of an earlier call of the same caller.
+  bool any_order = true;
 };
 
 /// An output as it answers.

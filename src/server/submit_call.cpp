@@ -328,6 +328,7 @@ Result<void> apply_parameters(const Call& call, const ServedModel& served, TimeP
 Result<void> fill_request(const Regions& regions, Call& call, Pending& pending, const Lease& held,
                           Request& request) {
   request.id = std::move(call.id);
+  request.brief_callback = call.any_order;  // it sends the answer
   MILLRACE_TRY(apply_parameters(call, *pending.served, pending.begun, request));
   for (CallInput& input : call.inputs) {
     MILLRACE_ASSIGN(NamedTensor tensor, input_of(regions, input, pending, held));

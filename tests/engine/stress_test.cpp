@@ -3,6 +3,7 @@
 #include <array>
 #include <random>
 
+#include "engine/executor.h"
 #include "tests/engine/harness.h"
 
 namespace millrace::testing {
@@ -48,6 +49,7 @@ struct Asked {
 
   Request request(std::mt19937& random) {
     Request asked = numbers.request();
+    asked.brief_callback = random() % 2 == 0;
     asked.priority = static_cast<int>(random() % 3);
     if (random() % 2) {
       asked.inputs[0].lease = leases.lease();
@@ -134,6 +136,7 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, t] {
         std::mt19937 random(static_cast<unsigned>(1000 + t));
+        if (t % 2) DeferredWakes::enable();  // as threads of a server do
         std::vector<std::pair<Future, Asked*>> waiting;
         const auto take_one = [&] {
           waiting.back().second->check(get(waiting.back().first));
@@ -160,8 +163,11 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
             if (mine.cancelled) waiting.back().first.cancel();
             while (waiting.size() > random() % 32) take_one();
           }
+          DeferredWakes::flush_if_old();
+          if (random() % 16 == 0) DeferredWakes::flush();
         }
         while (!waiting.empty()) take_one();
+        DeferredWakes::flush();
       });
     }
   }

@@ -21,6 +21,12 @@ bool Gate::enter(Pass& pass, const std::atomic<bool>& ended) {
   return false;
 }
 
+void Gate::squeeze_in(Pass& pass) noexcept {
+  const std::lock_guard lock(mutex_);
+  --free_;
+  pass.state_ = Pass::State::inside;
+}
+
 void Gate::leave(Pass& pass) noexcept {
   const std::lock_guard lock(mutex_);
   if (pass.state_ != Pass::State::inside) return;

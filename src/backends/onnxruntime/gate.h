@@ -26,6 +26,8 @@ class Gate {
 
   /// Blocks until there is room. False when `ended` is set (and `wake` called) before that.
   bool enter(Pass& pass, const std::atomic<bool>& ended);
+  /// Goes in whether there is room or not: for a short run on a thread that must not block.
+  void squeeze_in(Pass& pass) noexcept;
   /// Does nothing when the pass is not inside.
   void leave(Pass& pass) noexcept;
   /// Lets a waiting `enter` look at `ended`.
@@ -40,7 +42,7 @@ class Gate {
   void admit() noexcept;  // under mutex_
 
   mutable std::mutex mutex_;
-  int free_;                   // under mutex_; negative after a capacity became smaller
+  int free_;                   // under mutex_; negative: more are inside than there is room for
   int capacity_;               // under mutex_
   std::deque<Pass*> waiting_;  // under mutex_
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
@@ -113,6 +114,26 @@ TEST(Gate, LeavingBeforeTheWaiterWakesLeavesNobodyBehind) {
     ASSERT_EQ(gate.waiting(), 0);
     ASSERT_EQ(gate.inside(), 0);
   }
+}
+
+TEST(Gate, WhoMustNotBlockSqueezesIn) {
+  Gate gate(1);
+  Gate::Pass first, second, waiting;
+  ASSERT_TRUE(gate.enter(first, kNever));
+  gate.squeeze_in(second);
+  EXPECT_EQ(gate.inside(), 2);
+  std::atomic<bool> in{false};
+  std::jthread waiter([&] {
+    EXPECT_TRUE(gate.enter(waiting, kNever));
+    in = true;
+  });
+  while (gate.waiting() == 0) std::this_thread::yield();
+  gate.leave(first);
+  EXPECT_EQ(gate.waiting(), 1) << "there is still one too many";
+  EXPECT_FALSE(in);
+  gate.leave(second);
+  waiter.join();
+  EXPECT_EQ(gate.inside(), 1);
 }
 
 TEST(Gate, CapacityCanChange) {

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/try.h"
+#include "device/host/host_queue.h"
 
 namespace millrace::onnxruntime {
 namespace {
@@ -72,6 +73,7 @@ Result<std::unique_ptr<Lane>> OnnxLane::make(std::shared_ptr<Session> session, D
 LaneTraits OnnxLane::traits() const {
   LaneTraits traits;
   traits.terminable = true;
+  traits.only_computes = true;
   return traits;
 }
 
@@ -149,7 +151,11 @@ Result<void> OnnxLane::run(const BatchIo& io) {
   MILLRACE_TRY(bind_inputs(slot, io));
   MILLRACE_TRY(bind_outputs(slot, io));
   Gate& gate = session_->runtime().gate();
-  if (!gate.enter(pass_, ended_)) return {};  // ended: the caller says so
+  if (HostQueue::on_helper()) {
+    gate.squeeze_in(pass_);
+  } else if (!gate.enter(pass_, ended_)) {
+    return {};  // ended: the caller says so
+  }
   OrtStatus* const status =
       api().Run(session_->get(), run_options_.get(), session_->input_names().data(),
                 input_values_.data(), input_values_.size(), session_->output_names().data(),

@@ -20,6 +20,7 @@
 #include "backends/onnxruntime/lane.h"
 #include "backends/onnxruntime/runtime.h"
 #include "backends/test_harness.h"
+#include "device/host/host_queue.h"
 
 namespace millrace {
 namespace {
@@ -144,6 +145,7 @@ TEST(OnnxModel, TraitsOfItsLanes) {
   Loaded model("linear");
   const LaneTraits traits = model.lane->traits();
   EXPECT_TRUE(traits.terminable);
+  EXPECT_TRUE(traits.only_computes);
   EXPECT_FALSE(traits.enqueue_blocks || traits.wants_prepare || traits.fixed_addresses ||
                traits.only_prepared);
   TestRun run(model.host.device());
@@ -538,6 +540,35 @@ TEST(OnnxBudget, NoMoreRunsAtATimeThanThreads) {
       std::this_thread::sleep_for(milliseconds(1));
     }
   }
+  EXPECT_EQ(runtime->gate().inside(), 0);
+}
+
+TEST(OnnxBudget, WhoHelpsDoesNotWaitForItsTurn) {
+  Host host;
+  auto plan = host.load(spec_of("slow", 1)).value();  // one run at a time
+  auto first = plan->new_lane({0, 2, 0}).value();
+  auto second = plan->new_lane({1, 2, 0}).value();
+  auto runtime = onnxruntime::Runtime::share({1, {}, {}, {}}).value();
+  EndlessRun running(host.device(), kEndless);
+  ASSERT_TRUE(first->enqueue(kEager, running.run.io()).ok());
+  while (runtime->gate().inside() == 0) std::this_thread::yield();
+  bool helped = false;
+  for (int attempt = 0; attempt < 100 && !helped; ++attempt) {
+    std::this_thread::sleep_for(milliseconds(5));  // the stream's thread goes to sleep
+    EndlessRun brief(host.device(), 1);
+    {
+      HelpingHand hand;
+      const HeldWakes held(true);
+      ASSERT_TRUE(second->enqueue(kEager, brief.run.io()).ok());
+    }
+    helped = brief.run.done();
+    while (!brief.run.done()) ASSERT_TRUE(second->terminate().ok());  // it waits for its turn
+    EXPECT_EQ(brief.run.wait().ok(), helped);
+  }
+  EXPECT_TRUE(helped);
+  EXPECT_FALSE(running.run.done());
+  ASSERT_TRUE(first->terminate().ok());
+  EXPECT_FALSE(running.run.wait().ok());
   EXPECT_EQ(runtime->gate().inside(), 0);
 }
 

@@ -88,6 +88,10 @@ LaneTraits ReferenceLane::traits() const {
   traits.prepares_any_address = true;
   traits.wants_graphs = options.graphs;
   traits.avoids_eager = options.avoids_eager;
+  const bool sleeps = options.mode == BusyMode::sleep &&
+                      options.batch_time + options.item_time > nanoseconds::zero();
+  traits.only_computes = options.kind != Kind::hang && !sleeps && !options.blocking &&
+                         !options.own_stream && options.first_run_time == nanoseconds::zero();
   return traits;
 }
 

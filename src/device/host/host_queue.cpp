@@ -1,5 +1,6 @@
 #include "device/host/host_queue.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -12,19 +13,29 @@
 namespace millrace {
 namespace {
 
-thread_local const HostQueue* current_queue = nullptr;
+/// How long a helper goes on with what comes after the work that it was left.
+constexpr Duration kHelpsFor = std::chrono::microseconds(30);
 
-/// Wakers of sleeping queues that have work since; the queues' streams are alive meanwhile.
+thread_local const HostQueue* current_queue = nullptr;
+thread_local bool helping = false;  // what `current_queue` has
+
+/// Sleeping queues that have work since, and their wakers; the queues' streams are alive meanwhile.
 struct Held {
+  struct Sleeper {
+    HostQueue* queue = nullptr;
+    Waker* waker = nullptr;
+  };
   bool on = false;
-  InlineVector<Waker*, 4> wakers;
+  bool brief = false;
+  InlineVector<Sleeper, 4> sleepers;
 
   void release() noexcept {
-    for (Waker* waker : wakers) waker->wake();
-    wakers.clear();
+    for (const Sleeper& sleeper : sleepers) sleeper.waker->wake();
+    sleepers.clear();
   }
 };
 thread_local Held held;
+thread_local HelpingHand* hand = nullptr;
 
 template <class... Handlers>
 struct Overloaded : Handlers... {
@@ -56,15 +67,42 @@ void copy_rows(const CopyPiece& piece) noexcept {
 
 }  // namespace
 
-HeldWakes::HeldWakes() noexcept { held.on = true; }
+HeldWakes::HeldWakes(bool brief) noexcept {
+  held.on = true;
+  held.brief = brief;
+}
 
 HeldWakes::~HeldWakes() {
   held.on = false;
+  if (std::exchange(held.brief, false) && hand && !hand->queue_ && !current_queue &&
+      !held.sleepers.empty()) {
+    hand->queue_ = held.sleepers.back().queue->shared_from_this();
+    held.sleepers.pop_back();
+  }
   held.release();
+}
+
+HelpingHand::HelpingHand() noexcept : outer_(std::exchange(hand, this)) {}
+
+HelpingHand::~HelpingHand() {
+  help();
+  hand = outer_;
+}
+
+void HelpingHand::help() noexcept {
+  const std::shared_ptr<HostQueue> queue = std::move(queue_);
+  if (queue) queue->help();
+}
+
+void HelpingHand::pass_on() noexcept {
+  if (!hand || !hand->queue_) return;
+  hand->queue_->waker_.wake();
+  hand->queue_.reset();
 }
 
 void HostQueue::await(std::uint64_t count) noexcept {
   held.release();
+  HelpingHand::pass_on();
   progress_.await(count);
 }
 
@@ -81,9 +119,10 @@ std::uint64_t HostQueue::pushed(std::unique_lock<std::mutex> lock) {
   const std::uint64_t number = last_.load(std::memory_order_relaxed) + 1;
   last_.store(number, std::memory_order_release);
   const bool wake = std::exchange(asleep_, false);
+  lasting_ = lasting_ || !held.brief;
   lock.unlock();
   if (wake && held.on) {
-    held.wakers.push_back(&waker_);
+    held.sleepers.push_back({this, &waker_});
   } else if (wake) {
     waker_.wake();
   }
@@ -111,6 +150,13 @@ void HostQueue::fail(Error error) noexcept {
 
 bool HostQueue::on_own_thread() const noexcept { return current_queue == this; }
 
+bool HostQueue::on_helper() noexcept { return helping; }
+
+bool HostQueue::asleep() const noexcept {
+  std::lock_guard lock(mutex_);
+  return asleep_;
+}
+
 void HostQueue::close() noexcept {
   {
     std::lock_guard lock(mutex_);
@@ -120,8 +166,9 @@ void HostQueue::close() noexcept {
 }
 
 void HostQueue::finish() noexcept {
+  if (on_own_thread()) return abandon();  // of a helper, for whose end the thread waits
   close();
-  thread_.join();  // which only lets go when the caller is that thread
+  thread_.join();
 }
 
 void HostQueue::abandon() noexcept {
@@ -131,38 +178,77 @@ void HostQueue::abandon() noexcept {
 
 void HostQueue::work() noexcept {
   current_queue = this;
-  std::vector<Task> tasks;
-  Pieces pieces;
-  std::uint64_t done = 0;
-  while (take(tasks, pieces)) {
-    for (Task& task : tasks) {
-      if (fault_ && fault_->broken()) {
-        skip(task);
-      } else {
-        execute(task, pieces);
-      }
-      task = Task();  // what it held goes before the task counts as done
-      progress_.advance(++done);
-    }
-    tasks.clear();
-    pieces.clear();
-  }
+  while (take()) do_taken();
 }
 
-bool HostQueue::take(std::vector<Task>& tasks, Pieces& pieces) noexcept {
+void HostQueue::do_taken() noexcept {
+  for (Task& task : doing_) {
+    if (fault_ && fault_->broken()) {
+      skip(task);
+    } else {
+      execute(task);
+    }
+    task = Task();  // what it held goes before the task counts as done
+    progress_.advance(++done_);
+  }
+  doing_.clear();
+  doing_pieces_.clear();
+}
+
+bool HostQueue::take() noexcept {
   for (;;) {
     {
       std::lock_guard lock(mutex_);
-      if (!tasks_.empty()) {
-        tasks_.swap(tasks);
-        pieces_.swap(pieces);
-        return true;
+      if (who_ != Doing::helper) {
+        who_ = Doing::nobody;
+        if (!tasks_.empty()) {
+          who_ = Doing::thread;
+          lasting_ = false;
+          tasks_.swap(doing_);
+          pieces_.swap(doing_pieces_);
+          return true;
+        }
+        if (closed_) return false;
+        asleep_ = true;
       }
-      if (closed_) return false;
-      asleep_ = true;
     }
     waker_.wait_until(TimePoint::max());
   }
+}
+
+bool HostQueue::take_as_helper(bool first, bool late) noexcept {
+  {
+    const auto waits = [](const Task& task) {
+      return std::holds_alternative<WaitForQueue>(task) ||
+             std::holds_alternative<WaitForPoint>(task);
+    };
+    std::lock_guard lock(mutex_);
+    if (first && who_ != Doing::nobody) return false;  // it looks again when it is through
+    who_ = Doing::nobody;
+    if (tasks_.empty()) {
+      asleep_ = true;
+      if (!closed_) return false;
+    } else if (!late && !lasting_ && std::none_of(tasks_.begin(), tasks_.end(), waits)) {
+      who_ = Doing::helper;
+      tasks_.swap(doing_);
+      pieces_.swap(doing_pieces_);
+      return true;
+    }
+  }
+  waker_.wake();
+  return false;
+}
+
+void HostQueue::help() noexcept {
+  const HostQueue* const outside = std::exchange(current_queue, this);
+  helping = true;
+  const TimePoint until = Clock::now() + kHelpsFor;
+  for (bool more = take_as_helper(true, false); more;
+       more = take_as_helper(false, Clock::now() > until)) {
+    do_taken();
+  }
+  helping = false;
+  current_queue = outside;
 }
 
 /// Of a device that failed: nothing happens, but who waits for a word is told to look.
@@ -171,39 +257,39 @@ void HostQueue::skip(const Task& task) noexcept {
   if (signal && signal->waker) signal->waker->wake();
 }
 
-void HostQueue::execute(Task& task, const Pieces& pieces) noexcept {
-  std::visit(
-      Overloaded{
-          [](const Copy& copy) { std::memcpy(copy.target, copy.source, copy.bytes); },
-          [&](const Gather& gather) {
-            for (const CopyPiece& piece : std::span(pieces).subspan(gather.first, gather.count)) {
-              copy_rows(piece);
-            }
-          },
-          [](const Fill& fill) { std::memset(fill.target, fill.value, fill.bytes); },
-          [](const Run& run) { call(run.task); },
-          [](const Stamp& stamp) {
-            const TimePoint now = Clock::now();
-            std::lock_guard lock(stamp.time->mutex);
-            if (stamp.recording > stamp.time->written) {
-              stamp.time->written = stamp.recording;
-              stamp.time->time = now;
-            }
-          },
-          [this](const WaitForQueue& wait) {
-            wait.queue->await(wait.count);
-            if (auto failure = wait.queue->failure()) fail(*std::move(failure));
-          },
-          [this](const WaitForPoint& wait) {
-            if (auto reached = wait.point->synchronize(); !reached)
-              fail(std::move(reached.error()));
-          },
-          [](const Signal& signal) {
-            signal.word->store(signal.value, std::memory_order_release);
-            if (signal.waker) signal.waker->wake();
-          },
-      },
-      task);
+void HostQueue::execute(Task& task) noexcept {
+  std::visit(Overloaded{
+                 [](const Copy& copy) { std::memcpy(copy.target, copy.source, copy.bytes); },
+                 [&](const Gather& gather) {
+                   for (const CopyPiece& piece :
+                        std::span(doing_pieces_).subspan(gather.first, gather.count)) {
+                     copy_rows(piece);
+                   }
+                 },
+                 [](const Fill& fill) { std::memset(fill.target, fill.value, fill.bytes); },
+                 [](const Run& run) { call(run.task); },
+                 [](const Stamp& stamp) {
+                   const TimePoint now = Clock::now();
+                   std::lock_guard lock(stamp.time->mutex);
+                   if (stamp.recording > stamp.time->written) {
+                     stamp.time->written = stamp.recording;
+                     stamp.time->time = now;
+                   }
+                 },
+                 [this](const WaitForQueue& wait) {
+                   wait.queue->await(wait.count);
+                   if (auto failure = wait.queue->failure()) fail(*std::move(failure));
+                 },
+                 [this](const WaitForPoint& wait) {
+                   if (auto reached = wait.point->synchronize(); !reached)
+                     fail(std::move(reached.error()));
+                 },
+                 [](const Signal& signal) {
+                   signal.word->store(signal.value, std::memory_order_release);
+                   if (signal.waker) signal.waker->wake();
+                 },
+             },
+             task);
 }
 
 }  // namespace millrace

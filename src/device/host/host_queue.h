@@ -32,21 +32,51 @@ struct EventTime {
   TimePoint time;
 };
 
+class HostQueue;
+
 /// While it lives, tasks that this thread enqueues wake no sleeping queue: one wake for all of a
 /// queue comes at its end, or when the thread waits for a queue. Does not nest. For who enqueues
 /// several tasks in a row and blocks on nothing else meanwhile.
 class HeldWakes {
  public:
-  HeldWakes() noexcept;
+  /// `brief`: doing the tasks takes no longer than waking a thread, so that a HelpingHand of the
+  /// calling thread may have them.
+  explicit HeldWakes(bool brief = false) noexcept;
   ~HeldWakes();
   HeldWakes(const HeldWakes&) = delete;
   HeldWakes& operator=(const HeldWakes&) = delete;
 };
 
+/// While it lives, brief work that the calling thread enqueues on a sleeping queue waits for `help`
+/// instead of waking the queue's thread. The innermost of a thread counts. For who holds no lock
+/// and has nothing more urgent to do.
+class HelpingHand {
+ public:
+  HelpingHand() noexcept;
+  /// As `help`.
+  ~HelpingHand();
+  HelpingHand(const HelpingHand&) = delete;
+  HelpingHand& operator=(const HelpingHand&) = delete;
+
+  /// Does what waits, and brief work that comes of it for the same queue, on the calling thread.
+  /// For the queue's thread are: what is left after a while, tasks that wait for others, and what
+  /// was enqueued since without being brief, with all behind it.
+  void help() noexcept;
+  /// Wakes the queue's thread instead, of the calling thread's innermost hand.
+  static void pass_on() noexcept;
+
+ private:
+  friend class HeldWakes;
+  HelpingHand* const outer_;
+  std::shared_ptr<HostQueue> queue_;  // owes its thread a wake
+};
+
 /// An ordered queue of tasks. Owned by its thread and by all who name a point in it, so that
 /// streams may go in any order and an abandoned one stays whole. Tasks are numbered from 1; a point
 /// is a number.
-class HostQueue {
+///
+/// Done by its thread, or by one that helps: by one of them at a time.
+class HostQueue : public std::enable_shared_from_this<HostQueue> {
  public:
   struct Copy {
     void* target;
@@ -113,6 +143,10 @@ class HostQueue {
   }
   /// Whether the caller is a task of this queue.
   [[nodiscard]] bool on_own_thread() const noexcept;
+  /// Whether the caller is a task that a helper does: it should not block.
+  [[nodiscard]] static bool on_helper() noexcept;
+  /// Whether the queue's thread sleeps, and is to be woken by the next task. For tests.
+  [[nodiscard]] bool asleep() const noexcept;
 
   /// No task may follow. The thread ends when it has done those enqueued.
   void close() noexcept;
@@ -125,22 +159,37 @@ class HostQueue {
   using Pieces = std::vector<CopyPiece>;
 
   friend class HeldWakes;
+  friend class HelpingHand;
+  enum class Doing : std::uint8_t { nobody, thread, helper };
+
   // Numbers the task just appended, unlocks, and wakes the thread if it sleeps.
   std::uint64_t pushed(std::unique_lock<std::mutex> lock);
   void work() noexcept;
-  // Swaps everything enqueued into the two empty vectors; sleeps for it. False: closed and empty.
-  bool take(std::vector<Task>& tasks, Pieces& pieces) noexcept;
-  void execute(Task& task, const Pieces& pieces) noexcept;
+  // Swaps everything enqueued into `doing_`; sleeps for it. False: closed and empty.
+  bool take() noexcept;
+  // The same for a helper, which does not sleep. False: nothing is for it, or nothing any more.
+  bool take_as_helper(bool first, bool late) noexcept;
+  void help() noexcept;
+  // Does and empties `doing_`.
+  void do_taken() noexcept;
+  void execute(Task& task) noexcept;
   static void skip(const Task& task) noexcept;
   void fail(Error error) noexcept;
 
   std::shared_ptr<const HostFault> fault_;  // written before the thread starts
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<Task> tasks_;             // under mutex_
   Pieces pieces_;                       // under mutex_: those of the gathers in tasks_
   bool asleep_ = false;                 // under mutex_: the thread sleeps and nobody has woken it
+  bool lasting_ = false;                // under mutex_: not all of tasks_ is brief
+  Doing who_ = Doing::nobody;           // under mutex_: has `doing_`
   bool closed_ = false;                 // under mutex_
   std::atomic<std::uint64_t> last_{0};  // written under mutex_
+
+  // Of whoever has them:
+  std::vector<Task> doing_;
+  Pieces doing_pieces_;
+  std::uint64_t done_ = 0;
 
   Waker waker_;
   Progress progress_;

@@ -110,6 +110,7 @@ void StreamCall::take(BufferHandle buffer) {
 Result<void> StreamCall::submit(std::uint64_t number, Pieces pieces, TimePoint received) {
   MILLRACE_ASSIGN(Call call, read_infer_request(pieces, context_.receive));
   call.deadline = deadline_;
+  call.any_order = false;
   call.trace = context_.service.begin_trace(call.model, traceparent_, "grpc", received);
   if (call.trace) {
     const std::scoped_lock lock(mutex_);

@@ -1,0 +1,328 @@
+// Who does the work of a queue: its thread, or one that would have to wake it. What streams make of
+// queues is in host_stream_test.cpp.
+#include "device/host/host_queue.h"
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace millrace {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// A point of another device, reached when the test says so.
+struct Point final : StreamPoint {
+  std::atomic<bool> reached{false};
+  Result<void> synchronize() const override {
+    reached.wait(false);
+    return {};
+  }
+  void reach() {
+    reached = true;
+    reached.notify_all();
+  }
+};
+
+class HelpingHandTest : public testing::Test {
+ protected:
+  ~HelpingHandTest() override {
+    if (queue_) queue_->finish();
+  }
+  /// Enqueues `tasks` as a driver does, with one wake for all.
+  void enqueue(bool brief, std::vector<std::function<void()>> tasks) {
+    const HeldWakes held(brief);
+    for (auto& task : tasks) queue_->push(HostQueue::Run{std::move(task)});
+  }
+  void let_it_sleep() {
+    const TimePoint until = Clock::now() + std::chrono::seconds(60);
+    while (!queue_->asleep()) {
+      ASSERT_LT(Clock::now(), until) << "its thread does not sleep";
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+  }
+  void await_all() { queue_->await(queue_->last()); }
+  [[nodiscard]] std::function<void()> note(std::thread::id& who) const {
+    return [&who] { who = std::this_thread::get_id(); };
+  }
+
+  const std::thread::id here_ = std::this_thread::get_id();
+  std::thread::id first_, second_, third_;
+  std::shared_ptr<HostFault> fault_ = std::make_shared<HostFault>();
+  std::shared_ptr<HostQueue> queue_ = HostQueue::start("helped", fault_).value();
+};
+
+TEST_F(HelpingHandTest, DoesBriefWorkOnItsThread) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {note(first_), note(second_)});
+  std::this_thread::sleep_for(milliseconds(20));
+  EXPECT_FALSE(queue_->reached(1)) << "nobody was woken";
+  hand.help();
+  EXPECT_TRUE(queue_->reached(2));
+  EXPECT_EQ(first_, here_);
+  EXPECT_EQ(second_, here_);
+  // The queue's thread takes the next.
+  EXPECT_TRUE(queue_->asleep());
+  enqueue(false, {note(third_)});
+  await_all();
+  EXPECT_NE(third_, here_);
+}
+
+TEST_F(HelpingHandTest, HelpsAtItsEnd) {
+  let_it_sleep();
+  {
+    HelpingHand hand;
+    enqueue(true, {note(first_)});
+  }
+  EXPECT_EQ(first_, here_);
+}
+
+TEST_F(HelpingHandTest, TheInnermostCounts) {
+  let_it_sleep();
+  HelpingHand outer;
+  {
+    HelpingHand inner;
+    enqueue(true, {note(first_)});
+    outer.help();
+    EXPECT_FALSE(queue_->reached(1));
+  }
+  EXPECT_EQ(first_, here_);
+  enqueue(true, {note(second_)});
+  outer.help();
+  EXPECT_EQ(second_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesWhatIsNotBriefToTheQueue) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(false, {note(first_)});
+  hand.help();
+  await_all();
+  EXPECT_NE(first_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesWhatCameBehindWithoutBeingBriefToTheQueue) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {note(first_)});
+  enqueue(false, {note(second_)});
+  hand.help();
+  await_all();
+  EXPECT_NE(first_, here_);
+  EXPECT_NE(second_, here_);
+  // What is brief is helped with again.
+  let_it_sleep();
+  enqueue(true, {note(third_)});
+  hand.help();
+  EXPECT_EQ(third_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesABusyQueueAlone) {
+  std::atomic<bool> open{false};
+  queue_->push(HostQueue::Run{[&] { open.wait(false); }});
+  HelpingHand hand;
+  enqueue(true, {note(first_)});
+  hand.help();
+  EXPECT_FALSE(queue_->reached(1));
+  open = true;
+  open.notify_all();
+  await_all();
+  EXPECT_NE(first_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesTasksThatWaitForOthersToTheQueue) {
+  const auto point = std::make_shared<Point>();
+  let_it_sleep();
+  HelpingHand hand;
+  {
+    const HeldWakes held(true);
+    queue_->push(HostQueue::Run{note(first_)});
+    queue_->push(HostQueue::WaitForPoint{point});
+    queue_->push(HostQueue::Run{note(second_)});
+  }
+  hand.help();  // returns
+  point->reach();
+  await_all();
+  EXPECT_NE(first_, here_);
+  EXPECT_NE(second_, here_);
+}
+
+TEST_F(HelpingHandTest, DoesTheBriefWorkThatItsWorkBrings) {
+  // Unless this thread is held up for long between the two, which may happen now and then.
+  for (int attempt = 0; attempt < 100 && second_ != here_; ++attempt) {
+    let_it_sleep();
+    HelpingHand hand;
+    enqueue(true, {[this] {
+              note(first_)();
+              enqueue(true, {note(second_)});
+            }});
+    hand.help();
+    await_all();
+    ASSERT_EQ(first_, here_);
+  }
+  EXPECT_EQ(second_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesOtherWorkThatItsWorkBringsToTheQueue) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {[this] {
+            note(first_)();
+            enqueue(false, {note(second_)});
+          }});
+  hand.help();
+  await_all();
+  EXPECT_EQ(first_, here_);
+  EXPECT_NE(second_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesTheRestToTheQueueAfterAWhile) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {[this] {
+            note(first_)();
+            std::this_thread::sleep_for(milliseconds(5));
+            enqueue(true, {note(second_)});
+          }});
+  hand.help();
+  await_all();
+  EXPECT_EQ(first_, here_);
+  EXPECT_NE(second_, here_);
+}
+
+TEST_F(HelpingHandTest, HasOneQueueAtATime) {
+  const std::shared_ptr<HostQueue> other = HostQueue::start("other").value();
+  let_it_sleep();
+  HelpingHand hand;
+  {
+    const HeldWakes held(true);
+    queue_->push(HostQueue::Run{note(first_)});
+    other->push(HostQueue::Run{note(second_)});
+  }
+  hand.help();
+  await_all();
+  other->await(1);
+  EXPECT_NE(first_ == here_, second_ == here_);
+  other->finish();
+}
+
+TEST_F(HelpingHandTest, PassesItOnWhenItCannotHelpSoon) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {note(first_)});
+  HelpingHand::pass_on();
+  await_all();
+  EXPECT_NE(first_, here_);
+  hand.help();  // nothing is left
+}
+
+TEST_F(HelpingHandTest, WhoWaitsForTheQueuePassesItOn) {
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {note(first_)});
+  await_all();  // returns
+  EXPECT_NE(first_, here_);
+}
+
+TEST_F(HelpingHandTest, ItsWorkKnowsWhereItRuns) {
+  bool own = false;
+  bool helper = false;
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {[&] {
+            own = queue_->on_own_thread();
+            helper = HostQueue::on_helper();
+          }});
+  hand.help();
+  EXPECT_TRUE(own);
+  EXPECT_TRUE(helper);
+  EXPECT_FALSE(HostQueue::on_helper());
+  EXPECT_FALSE(queue_->on_own_thread());
+  enqueue(false, {[&] { helper = HostQueue::on_helper(); }});
+  await_all();
+  EXPECT_FALSE(helper);
+}
+
+TEST_F(HelpingHandTest, ATaskMayFinishItsQueue) {
+  bool ran = false;
+  let_it_sleep();
+  HelpingHand hand;
+  enqueue(true, {[this] { std::exchange(queue_, nullptr)->finish(); }, [&] { ran = true; }});
+  hand.help();
+  EXPECT_TRUE(ran);
+}
+
+TEST_F(HelpingHandTest, AQueueThatFinishesWaitsForWhoHelps) {
+  std::atomic<bool> inside{false};
+  std::atomic<bool> done{false};
+  let_it_sleep();
+  std::thread finishes([&] {
+    inside.wait(false);
+    queue_->finish();
+    EXPECT_TRUE(done);
+  });
+  {
+    HelpingHand hand;
+    enqueue(true, {[&] {
+              inside = true;
+              inside.notify_all();
+              std::this_thread::sleep_for(milliseconds(20));
+              done = true;
+            }});
+  }
+  finishes.join();
+}
+
+TEST_F(HelpingHandTest, AFaultOfTheDeviceEndsItsWorkToo) {
+  std::atomic<std::uint64_t> word{0};
+  bool ran = false;
+  let_it_sleep();
+  HelpingHand hand;
+  {
+    const HeldWakes held(true);
+    queue_->push(HostQueue::Run{[&] { ran = true; }});
+    queue_->push(HostQueue::Signal{&word, 1, nullptr});
+  }
+  fault_->set({ErrorCode::gpu_fault, "pulled out"});
+  hand.help();
+  EXPECT_FALSE(ran);
+  EXPECT_EQ(word, 0u);
+}
+
+TEST_F(HelpingHandTest, ManyWhoHelpKeepTheOrder) {
+  constexpr int kThreads = 4;
+  constexpr int kEach = 2000;
+  std::mutex mutex;  // an order of enqueueing
+  int enqueued = 0;
+  int next = 0;  // the queue's alone
+  bool kept = true;
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kEach; ++i) {
+        HelpingHand hand;
+        const std::lock_guard lock(mutex);
+        enqueue((i + t) % 3 != 0, {[&, number = enqueued++] {
+                  kept = kept && number == next;
+                  ++next;
+                }});
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  await_all();
+  EXPECT_EQ(next, kThreads * kEach);
+  EXPECT_TRUE(kept);
+}
+
+}  // namespace
+}  // namespace millrace
