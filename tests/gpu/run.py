@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import conformance  # noqa: E402
 from libtorch import suite as libtorch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +174,8 @@ def main():
             results += run_variants(options.bin, Path(folder))
         if not options.sanitize and fnmatch.fnmatch("LibTorch.dlpack", options.filter):
             results += libtorch.run(options.installed.resolve(), Path(folder))
+        if not options.sanitize and fnmatch.fnmatch("Conformance.oip", options.filter):
+            results += conformance.run(options.bin.resolve(), Path(folder))
     options.report.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
     counts = {kind: sum(result["result"] == kind for result in results) for kind in ("ran", "failed", "not checked")}
     for result in results:

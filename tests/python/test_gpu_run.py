@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,22 @@ def test_what_a_tool_found(script, tmp_path, lines, result, why):
     found = script.found_by("memcheck", 0, log, tmp_path / "gpu_suite")
     assert found["result"] == result
     assert why in found["why"]
+
+
+def test_the_protocol_is_checked_against_a_server(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_TORCH_PYTHON", sys.executable)
+    results = script.conformance.run(SUITE.parent, tmp_path, devices="host", on_gpu=[])
+    assert sum(result["result"] == "ran" for result in results) > 200
+    assert [result for result in results if result["result"] == "failed"] == []
+
+
+def test_a_model_that_is_not_served_has_failed(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_TORCH_PYTHON", sys.executable)
+    results = script.conformance.run(SUITE.parent, tmp_path, devices="host", on_gpu=["transpose"])  # there is no GPU
+    assert named(results)["Conformance.transpose is served"] == "failed"
+
+
+def test_without_what_writes_the_models_nothing_is_checked(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_TORCH_PYTHON", "/nonexistent/python")
+    (result,) = script.conformance.run(SUITE.parent, tmp_path)
+    assert result["result"] == "not checked"

@@ -1,6 +1,6 @@
 """The models that the checks use, and a repository folder of them.
 
-    python -m oip_conformance.fixtures FOLDER
+    python -m oip_conformance.fixtures FOLDER [--gpu NAME ...]
 
 A server that runs no ONNX files serves the same under the same names by its own means: `MODELS` says what each computes.
 """
@@ -44,10 +44,10 @@ def described(tensors, max_batch):
     return [{"name": name, "datatype": datatype, "shape": ([-1] if max_batch else []) + dims} for name, datatype, dims in tensors]
 
 
-def config(name):
-    """The text of config.pbtxt."""
+def config(name, gpu=False):
+    """The text of config.pbtxt, for GPU 0 if asked for: by what, the server chooses."""
     inputs, outputs, max_batch, _ = MODELS[name]
-    lines = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {max_batch}"]
+    lines = [f'name: "{name}"', *([] if gpu else ['platform: "onnxruntime_onnx"']), f"max_batch_size: {max_batch}"]
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for tensor, datatype, dims in tensors:
             datatype = "STRING" if datatype == "BYTES" else datatype
@@ -55,7 +55,7 @@ def config(name):
             lines.append(f'{kind} {{ name: "{tensor}" data_type: TYPE_{datatype} dims: {dims}{labels} }}')
     if name == "versions":
         lines.append("version_policy { all { } }")
-    lines.append("instance_group { kind: KIND_CPU count: 1 }")
+    lines.append("instance_group { kind: KIND_GPU gpus: [0] count: 1 }" if gpu else "instance_group { kind: KIND_CPU count: 1 }")
     return "\n".join(lines) + "\n"
 
 
@@ -102,22 +102,24 @@ def _onnx_model(name, version):
     return model.SerializeToString(deterministic=True)
 
 
-def write(folder):
-    """Writes a repository folder of all models."""
+def write(folder, gpu=()):
+    """Writes a repository folder of all models; those named in `gpu` are for GPU 0."""
     folder = Path(folder)
     for name in MODELS:
         for version in VERSIONS if name == "versions" else [1]:
             file = folder / name / str(version) / "model.onnx"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(_onnx_model(name, version))
-        (folder / name / "config.pbtxt").write_text(config(name))
+        (folder / name / "config.pbtxt").write_text(config(name, name in gpu))
     (folder / "classify" / "labels.txt").write_text("\n".join(CLASSES) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description="Writes the models that oip-conformance uses into a repository folder.")
     parser.add_argument("folder", type=Path)
-    write(parser.parse_args().folder)
+    parser.add_argument("--gpu", metavar="NAME", action="append", default=[], choices=MODELS, help="this model is for GPU 0")
+    options = parser.parse_args()
+    write(options.folder, options.gpu)
 
 
 if __name__ == "__main__":

@@ -250,34 +250,53 @@ def _(client):
     client.rpc.refused("SystemSharedMemoryRegister", request, ("INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"))
 
 
+HANDLE_BYTES = 64
+
+
+class Driver:
+    """What is needed of CUDA's driver library, which is wherever a GPU can be used."""
+
+    def __init__(self):
+        try:
+            self.library = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise NotApplicable(f"needs a GPU: {error}") from None
+        self.call("cuInit", 0)
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuDeviceGet", ctypes.byref(device), 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.call("cuCtxSetCurrent", context)
+
+    def call(self, name, *arguments):
+        error = getattr(self.library, name)(*arguments)
+        if error != 0:
+            text = ctypes.c_char_p()
+            self.library.cuGetErrorName(error, ctypes.byref(text))
+            raise NotApplicable(f"needs a GPU: {name}: {(text.value or b'').decode() or error}")
+
+
 @contextlib.contextmanager
 def device_memory(size):
     """Memory of GPU 0: functions that write and read it, and its IPC handle."""
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise NotApplicable(f"needs the package cuda-bindings: {error}") from None
+    driver = Driver()
+    address = ctypes.c_uint64()
+    driver.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
 
-    def call(function, *arguments):
-        error, *results = function(*arguments)
-        if error != runtime.cudaError_t.cudaSuccess:
-            raise NotApplicable(f"needs a GPU: {error.name}")
-        return results[0] if results else None
-    call(runtime.cudaSetDevice, 0)
-    pointer = call(runtime.cudaMalloc, size)
-    kinds = runtime.cudaMemcpyKind
+    def at(offset):
+        return ctypes.c_uint64(address.value + offset)
     try:
         def write(offset, data):
-            call(runtime.cudaMemcpy, pointer + offset, data, len(data), kinds.cudaMemcpyHostToDevice)
+            driver.call("cuMemcpyHtoD_v2", at(offset), ctypes.c_char_p(bytes(data)), ctypes.c_size_t(len(data)))
 
         def read(offset, length):
-            data = bytearray(length)
-            call(runtime.cudaMemcpy, data, pointer + offset, length, kinds.cudaMemcpyDeviceToHost)
-            return bytes(data)
-        handle = call(runtime.cudaIpcGetMemHandle, pointer)
-        yield write, read, ctypes.string_at(handle.getPtr(), runtime.CUDA_IPC_HANDLE_SIZE)
+            data = ctypes.create_string_buffer(length)
+            driver.call("cuMemcpyDtoH_v2", data, at(offset), ctypes.c_size_t(length))
+            return data.raw
+        handle = ctypes.create_string_buffer(HANDLE_BYTES)
+        driver.call("cuIpcGetMemHandle", handle, at(0))
+        yield write, read, handle.raw
     finally:
-        runtime.cudaFree(pointer)
+        driver.library.cuMemFree_v2(at(0))
 
 
 def register_cuda(client, handle, size):
