@@ -22,9 +22,6 @@ constexpr Duration kShortestLead = std::chrono::microseconds(20);
 /// Of a batch's time, what a lane may wait to stay in step.
 constexpr int kStepShare = 32;
 constexpr Duration kLongestLead = std::chrono::milliseconds(2);
-/// Waking a thread costs who wakes it and who sleeps some microseconds each, and delays the batch
-/// by more.
-constexpr Duration kBriefBatch = std::chrono::microseconds(20);
 /// Between devices that share the host's memory a move is nothing but a read.
 constexpr MoveCost kHostMove{std::chrono::microseconds(5), 5e9};
 
@@ -838,11 +835,13 @@ bool DeviceState::samples(std::uint64_t number, TimePoint now) noexcept {
   return true;
 }
 
-/// Whether who launches the batch may as well do its work: see docs/design/driving.md.
-bool DeviceState::brief(const PlanState& plan, const LaneState& lane,
-                        const BatchSlot& slot) const noexcept {
-  return inline_ && lane.traits.only_computes && plan.inputs_fixed() &&
-         plan.times.knows(slot.items) && slot.estimate <= kBriefBatch;
+/// How long the stream will be at work on the batch, where that can be told: who launches short
+/// ones may as well do the work. See docs/design/driving.md.
+Duration DeviceState::work_of(const PlanState& plan, const LaneState& lane,
+                              const BatchSlot& slot) const noexcept {
+  const bool told =
+      inline_ && lane.traits.only_computes && plan.inputs_fixed() && plan.times.knows(slot.items);
+  return told ? slot.estimate : Duration::max();
 }
 
 void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now) {
@@ -886,7 +885,7 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
     lane.thread->post([&plan, &slot] { plan.stage(slot); });
   } else {
     std::optional<HeldWakes> one_wake_for_all;
-    if (host_) one_wake_for_all.emplace(brief(plan, lane, slot));
+    if (host_) one_wake_for_all.emplace(work_of(plan, lane, slot));
     plan.stage(slot);
   }
 }

@@ -133,8 +133,8 @@ class DeviceState {
   [[nodiscard]] bool waits_for_step(const PlanState& plan, const LaneState& lane);
   PullQuery query_for(PlanState& plan, const LaneState& lane);
   [[nodiscard]] bool samples(std::uint64_t number, TimePoint now) noexcept;
-  [[nodiscard]] bool brief(const PlanState& plan, const LaneState& lane,
-                           const BatchSlot& slot) const noexcept;
+  [[nodiscard]] Duration work_of(const PlanState& plan, const LaneState& lane,
+                                 const BatchSlot& slot) const noexcept;
   void launch(PlanState& plan, LaneState& lane, BatchSlot& slot, TimePoint now);
   void publish_load(PlanState& plan);
   [[nodiscard]] bool spins() const noexcept;

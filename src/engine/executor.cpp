@@ -17,6 +17,10 @@ namespace {
 constexpr Duration kLongestDeferral = std::chrono::microseconds(30);
 constexpr int kLooksBetweenClocks = 16;
 
+/// About what a wake costs who wakes.
+constexpr Duration kWake = std::chrono::microseconds(3);
+/// What a thread does itself when it has nothing else to do.
+constexpr Duration kBrief = std::chrono::microseconds(20);
 /// How often what callbacks submitted is served by their own thread before others get their turn.
 constexpr int kRounds = 8;
 /// Of the answer to a brief callback, and of all that one round brings: more takes long to write as
@@ -77,12 +81,13 @@ void collect(const Executor& executor, std::vector<RequestState*>& answered) {
   answered.erase(answered.begin(), others);
 }
 
-void wake_all(bool helps, bool collects) noexcept {
+/// `helps`: with work that takes no longer. Zero: with none.
+void wake_all(Duration helps, bool collects) noexcept {
   // A wake may drive a device here, which must not put anything off in turn.
   const bool on = std::exchange(deferred.on, false);
   const bool outer = std::exchange(deferred.collects, collects);
   std::optional<HelpingHand> hand;
-  if (helps) hand.emplace();
+  if (helps > Duration::zero()) hand.emplace(helps);
   while (!deferred.wakers.empty()) {
     Waker* waker = deferred.wakers.back();
     deferred.wakers.pop_back();
@@ -97,14 +102,28 @@ bool put_off_for_long() noexcept {
   return !deferred.wakers.empty() && Clock::now() - deferred.since > kLongestDeferral;
 }
 
-void run_collected() noexcept {
+/// `here`: what comes of it may be for this thread as well.
+void run_all(std::vector<RequestState*>& answered, bool here) noexcept {
+  for (RequestState* state : answered) {
+    run_callback(*state);
+    // There is more to do here: others get the work, unless telling them takes as long.
+    if (put_off_for_long()) wake_all(here ? kWake : Duration::zero(), here);
+  }
+  answered.clear();
+}
+
+void run_collected(bool here) noexcept {
   deferred.running.swap(deferred.collected);
   deferred.collected_bytes = 0;
-  for (RequestState* state : deferred.running) {
-    run_callback(*state);
-    if (put_off_for_long()) wake_all(false, false);
-  }
-  deferred.running.clear();
+  run_all(deferred.running, here);
+}
+
+/// False when there was nothing to do.
+bool flush_once() noexcept {
+  if (deferred.wakers.empty() && deferred.collected.empty()) return false;
+  wake_all(kBrief, true);
+  run_collected(true);
+  return true;
 }
 
 }  // namespace
@@ -119,15 +138,17 @@ void DeferredWakes::flush_if_old() noexcept {
 }
 
 void DeferredWakes::flush() noexcept {
-  for (int round = 0; !deferred.wakers.empty(); ++round) {
-    const bool here = round < kRounds;
-    wake_all(here, here);
-    run_collected();
+  for (int round = 0; round < kRounds; ++round) {
+    if (!flush_once()) return;
   }
+  // What is left, and what comes of it, is for others.
+  wake_all(Duration::zero(), false);
+  run_collected(false);
+  wake_all(Duration::zero(), false);
 }
 
 void DeferredWakes::flush_to_wait() noexcept {
-  if (!deferred.wakers.empty()) wake_all(true, false);
+  if (!deferred.wakers.empty()) wake_all(kBrief, false);
 }
 
 bool DeferredWakes::put_off(Waker& waker) {
@@ -195,17 +216,13 @@ void Executor::Worker::loop(const Executor& own, Duration spin) {
       posted.store(false, std::memory_order_relaxed);
     }
     if (batch.empty()) {
+      if (flush_once()) continue;
       if (stopping) return;
       if (spins_until_posted(spin)) continue;
       waker.wait_until(TimePoint::max());
       continue;
     }
-    for (RequestState* state : batch) {
-      run_callback(*state);
-      DeferredWakes::flush_if_old();
-    }
-    DeferredWakes::flush();
-    batch.clear();
+    run_all(batch, true);
   }
 }
 

@@ -300,6 +300,30 @@ TEST_P(Answering, OthersGetTheirTurnAmongCallbacksThatBringMore) {
   EXPECT_GT(left, 0);
 }
 
+TEST_P(Answering, PostsGetTheirTurnAmongCallbacksThatBringMore) {
+  start(1);
+  std::atomic<bool> over{false};
+  std::promise<void> begun;
+  std::promise<void> other;
+  int rounds = 0;
+  std::function<void()> again = [&] {
+    due(
+        [&](const Result<Response>&, bool) {
+          if (++rounds == 3) begun.set_value();
+          if (!over) again();
+        },
+        false);
+    EXPECT_TRUE(DeferredWakes::put_off(waker_));
+  };
+  post(0, [&](const Result<Response>&, bool) { again(); });
+  begun.get_future().wait();
+  post(0, [&](const Result<Response>&, bool) { other.set_value(); });
+  other.get_future().wait();
+  over = true;
+  executor_->stop();
+  EXPECT_GE(rounds, 3);
+}
+
 INSTANTIATE_TEST_SUITE_P(Spin, Answering, testing::Values(0, 200));
 INSTANTIATE_TEST_SUITE_P(Spin, ExecutorTest, testing::Values(0, 200));
 

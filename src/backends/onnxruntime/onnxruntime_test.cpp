@@ -558,7 +558,7 @@ TEST(OnnxBudget, WhoHelpsDoesNotWaitForItsTurn) {
     EndlessRun brief(host.device(), 1);
     {
       HelpingHand hand;
-      const HeldWakes held(true);
+      const HeldWakes held(Duration::zero());
       ASSERT_TRUE(second->enqueue(kEager, brief.run.io()).ok());
     }
     helped = brief.run.done();

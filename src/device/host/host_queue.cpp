@@ -26,7 +26,7 @@ struct Held {
     Waker* waker = nullptr;
   };
   bool on = false;
-  bool brief = false;
+  Duration takes = Duration::max();
   InlineVector<Sleeper, 4> sleepers;
 
   void release() noexcept {
@@ -67,22 +67,22 @@ void copy_rows(const CopyPiece& piece) noexcept {
 
 }  // namespace
 
-HeldWakes::HeldWakes(bool brief) noexcept {
+HeldWakes::HeldWakes(Duration takes) noexcept {
   held.on = true;
-  held.brief = brief;
+  held.takes = takes;
 }
 
 HeldWakes::~HeldWakes() {
   held.on = false;
-  if (std::exchange(held.brief, false) && hand && !hand->queue_ && !current_queue &&
-      !held.sleepers.empty()) {
+  const Duration takes = std::exchange(held.takes, Duration::max());
+  if (hand && takes <= hand->most_ && !hand->queue_ && !current_queue && !held.sleepers.empty()) {
     hand->queue_ = held.sleepers.back().queue->shared_from_this();
     held.sleepers.pop_back();
   }
   held.release();
 }
 
-HelpingHand::HelpingHand() noexcept : outer_(std::exchange(hand, this)) {}
+HelpingHand::HelpingHand(Duration most) noexcept : outer_(std::exchange(hand, this)), most_(most) {}
 
 HelpingHand::~HelpingHand() {
   help();
@@ -91,7 +91,7 @@ HelpingHand::~HelpingHand() {
 
 void HelpingHand::help() noexcept {
   const std::shared_ptr<HostQueue> queue = std::move(queue_);
-  if (queue) queue->help();
+  if (queue) queue->help(most_);
 }
 
 void HelpingHand::pass_on() noexcept {
@@ -119,7 +119,7 @@ std::uint64_t HostQueue::pushed(std::unique_lock<std::mutex> lock) {
   const std::uint64_t number = last_.load(std::memory_order_relaxed) + 1;
   last_.store(number, std::memory_order_release);
   const bool wake = std::exchange(asleep_, false);
-  lasting_ = lasting_ || !held.brief;
+  takes_ = std::max(takes_, held.takes);
   lock.unlock();
   if (wake && held.on) {
     held.sleepers.push_back({this, &waker_});
@@ -203,7 +203,7 @@ bool HostQueue::take() noexcept {
         who_ = Doing::nobody;
         if (!tasks_.empty()) {
           who_ = Doing::thread;
-          lasting_ = false;
+          takes_ = Duration::zero();
           tasks_.swap(doing_);
           pieces_.swap(doing_pieces_);
           return true;
@@ -216,7 +216,7 @@ bool HostQueue::take() noexcept {
   }
 }
 
-bool HostQueue::take_as_helper(bool first, bool late) noexcept {
+bool HostQueue::take_as_helper(bool first, Duration most) noexcept {
   {
     const auto waits = [](const Task& task) {
       return std::holds_alternative<WaitForQueue>(task) ||
@@ -228,8 +228,9 @@ bool HostQueue::take_as_helper(bool first, bool late) noexcept {
     if (tasks_.empty()) {
       asleep_ = true;
       if (!closed_) return false;
-    } else if (!late && !lasting_ && std::none_of(tasks_.begin(), tasks_.end(), waits)) {
+    } else if (takes_ <= most && std::none_of(tasks_.begin(), tasks_.end(), waits)) {
       who_ = Doing::helper;
+      takes_ = Duration::zero();
       tasks_.swap(doing_);
       pieces_.swap(doing_pieces_);
       return true;
@@ -239,12 +240,13 @@ bool HostQueue::take_as_helper(bool first, bool late) noexcept {
   return false;
 }
 
-void HostQueue::help() noexcept {
+void HostQueue::help(Duration most) noexcept {
   const HostQueue* const outside = std::exchange(current_queue, this);
   helping = true;
   const TimePoint until = Clock::now() + kHelpsFor;
-  for (bool more = take_as_helper(true, false); more;
-       more = take_as_helper(false, Clock::now() > until)) {
+  constexpr Duration kNone{-1};
+  for (bool more = take_as_helper(true, most); more;
+       more = take_as_helper(false, Clock::now() < until ? most : kNone)) {
     do_taken();
   }
   helping = false;

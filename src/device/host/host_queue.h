@@ -39,28 +39,30 @@ class HostQueue;
 /// several tasks in a row and blocks on nothing else meanwhile.
 class HeldWakes {
  public:
-  /// `brief`: doing the tasks takes no longer than waking a thread, so that a HelpingHand of the
+  /// `takes`: about how long it takes to do the tasks. Where that is little, a HelpingHand of the
   /// calling thread may have them.
-  explicit HeldWakes(bool brief = false) noexcept;
+  explicit HeldWakes(Duration takes = Duration::max()) noexcept;
   ~HeldWakes();
   HeldWakes(const HeldWakes&) = delete;
   HeldWakes& operator=(const HeldWakes&) = delete;
 };
 
-/// While it lives, brief work that the calling thread enqueues on a sleeping queue waits for `help`
+/// While it lives, short work that the calling thread enqueues on a sleeping queue waits for `help`
 /// instead of waking the queue's thread. The innermost of a thread counts. For who holds no lock
 /// and has nothing more urgent to do.
 class HelpingHand {
  public:
-  HelpingHand() noexcept;
+  /// `most`: how long the work may take. Waking a thread costs some microseconds of its own, and
+  /// delays the work by more.
+  explicit HelpingHand(Duration most = std::chrono::microseconds(20)) noexcept;
   /// As `help`.
   ~HelpingHand();
   HelpingHand(const HelpingHand&) = delete;
   HelpingHand& operator=(const HelpingHand&) = delete;
 
-  /// Does what waits, and brief work that comes of it for the same queue, on the calling thread.
-  /// For the queue's thread are: what is left after a while, tasks that wait for others, and what
-  /// was enqueued since without being brief, with all behind it.
+  /// Does what waits, and short work that comes of it for the same queue, on the calling thread.
+  /// For the queue's thread are: what is left after a while, tasks that wait for others, and longer
+  /// work that was enqueued since, with all that is left.
   void help() noexcept;
   /// Wakes the queue's thread instead, of the calling thread's innermost hand.
   static void pass_on() noexcept;
@@ -68,6 +70,7 @@ class HelpingHand {
  private:
   friend class HeldWakes;
   HelpingHand* const outer_;
+  const Duration most_;
   std::shared_ptr<HostQueue> queue_;  // owes its thread a wake
 };
 
@@ -168,8 +171,8 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
   // Swaps everything enqueued into `doing_`; sleeps for it. False: closed and empty.
   bool take() noexcept;
   // The same for a helper, which does not sleep. False: nothing is for it, or nothing any more.
-  bool take_as_helper(bool first, bool late) noexcept;
-  void help() noexcept;
+  bool take_as_helper(bool first, Duration most) noexcept;
+  void help(Duration most) noexcept;
   // Does and empties `doing_`.
   void do_taken() noexcept;
   void execute(Task& task) noexcept;
@@ -181,7 +184,7 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
   std::vector<Task> tasks_;             // under mutex_
   Pieces pieces_;                       // under mutex_: those of the gathers in tasks_
   bool asleep_ = false;                 // under mutex_: the thread sleeps and nobody has woken it
-  bool lasting_ = false;                // under mutex_: not all of tasks_ is brief
+  Duration takes_{};                    // under mutex_: the longest of what tasks_ belong to
   Doing who_ = Doing::nobody;           // under mutex_: has `doing_`
   bool closed_ = false;                 // under mutex_
   std::atomic<std::uint64_t> last_{0};  // written under mutex_

@@ -16,7 +16,11 @@
 namespace millrace {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
+
+constexpr Duration kShort = microseconds(1);
+constexpr Duration kLong = milliseconds(1);
 
 /// A point of another device, reached when the test says so.
 struct Point final : StreamPoint {
@@ -37,8 +41,8 @@ class HelpingHandTest : public testing::Test {
     if (queue_) queue_->finish();
   }
   /// Enqueues `tasks` as a driver does, with one wake for all.
-  void enqueue(bool brief, std::vector<std::function<void()>> tasks) {
-    const HeldWakes held(brief);
+  void enqueue(Duration takes, std::vector<std::function<void()>> tasks) {
+    const HeldWakes held(takes);
     for (auto& task : tasks) queue_->push(HostQueue::Run{std::move(task)});
   }
   void let_it_sleep() {
@@ -59,10 +63,10 @@ class HelpingHandTest : public testing::Test {
   std::shared_ptr<HostQueue> queue_ = HostQueue::start("helped", fault_).value();
 };
 
-TEST_F(HelpingHandTest, DoesBriefWorkOnItsThread) {
+TEST_F(HelpingHandTest, DoesShortWorkOnItsThread) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {note(first_), note(second_)});
+  enqueue(kShort, {note(first_), note(second_)});
   std::this_thread::sleep_for(milliseconds(20));
   EXPECT_FALSE(queue_->reached(1)) << "nobody was woken";
   hand.help();
@@ -71,7 +75,7 @@ TEST_F(HelpingHandTest, DoesBriefWorkOnItsThread) {
   EXPECT_EQ(second_, here_);
   // The queue's thread takes the next.
   EXPECT_TRUE(queue_->asleep());
-  enqueue(false, {note(third_)});
+  enqueue(kLong, {note(third_)});
   await_all();
   EXPECT_NE(third_, here_);
 }
@@ -80,7 +84,7 @@ TEST_F(HelpingHandTest, HelpsAtItsEnd) {
   let_it_sleep();
   {
     HelpingHand hand;
-    enqueue(true, {note(first_)});
+    enqueue(kShort, {note(first_)});
   }
   EXPECT_EQ(first_, here_);
 }
@@ -90,46 +94,70 @@ TEST_F(HelpingHandTest, TheInnermostCounts) {
   HelpingHand outer;
   {
     HelpingHand inner;
-    enqueue(true, {note(first_)});
+    enqueue(kShort, {note(first_)});
     outer.help();
     EXPECT_FALSE(queue_->reached(1));
   }
   EXPECT_EQ(first_, here_);
-  enqueue(true, {note(second_)});
+  enqueue(kShort, {note(second_)});
   outer.help();
   EXPECT_EQ(second_, here_);
 }
 
-TEST_F(HelpingHandTest, LeavesWhatIsNotBriefToTheQueue) {
+TEST_F(HelpingHandTest, LeavesLongWorkToTheQueue) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(false, {note(first_)});
+  enqueue(kLong, {note(first_)});
   hand.help();
   await_all();
   EXPECT_NE(first_, here_);
 }
 
-TEST_F(HelpingHandTest, LeavesWhatCameBehindWithoutBeingBriefToTheQueue) {
+TEST_F(HelpingHandTest, LeavesLongWorkToTheQueueWithWhatCameBeforeIt) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {note(first_)});
-  enqueue(false, {note(second_)});
+  enqueue(kShort, {note(first_)});
+  enqueue(kLong, {note(second_)});
   hand.help();
   await_all();
   EXPECT_NE(first_, here_);
   EXPECT_NE(second_, here_);
-  // What is brief is helped with again.
+  // Short work is helped with again.
   let_it_sleep();
-  enqueue(true, {note(third_)});
+  enqueue(kShort, {note(third_)});
   hand.help();
   EXPECT_EQ(third_, here_);
+}
+
+TEST_F(HelpingHandTest, SaysItselfWhatIsShort) {
+  let_it_sleep();
+  {
+    HelpingHand hand(milliseconds(1));
+    enqueue(kLong, {note(first_)});
+  }
+  EXPECT_EQ(first_, here_);
+  {
+    HelpingHand hand(Duration(999));
+    enqueue(kShort, {note(second_)});
+  }
+  await_all();
+  EXPECT_NE(second_, here_);
+}
+
+TEST_F(HelpingHandTest, LeavesTasksThatNobodySaidToBeShortToTheQueue) {
+  let_it_sleep();
+  HelpingHand hand;
+  queue_->push(HostQueue::Run{note(first_)});
+  hand.help();
+  await_all();
+  EXPECT_NE(first_, here_);
 }
 
 TEST_F(HelpingHandTest, LeavesABusyQueueAlone) {
   std::atomic<bool> open{false};
   queue_->push(HostQueue::Run{[&] { open.wait(false); }});
   HelpingHand hand;
-  enqueue(true, {note(first_)});
+  enqueue(kShort, {note(first_)});
   hand.help();
   EXPECT_FALSE(queue_->reached(1));
   open = true;
@@ -143,7 +171,7 @@ TEST_F(HelpingHandTest, LeavesTasksThatWaitForOthersToTheQueue) {
   let_it_sleep();
   HelpingHand hand;
   {
-    const HeldWakes held(true);
+    const HeldWakes held(kShort);
     queue_->push(HostQueue::Run{note(first_)});
     queue_->push(HostQueue::WaitForPoint{point});
     queue_->push(HostQueue::Run{note(second_)});
@@ -155,14 +183,14 @@ TEST_F(HelpingHandTest, LeavesTasksThatWaitForOthersToTheQueue) {
   EXPECT_NE(second_, here_);
 }
 
-TEST_F(HelpingHandTest, DoesTheBriefWorkThatItsWorkBrings) {
+TEST_F(HelpingHandTest, DoesTheShortWorkThatItsWorkBrings) {
   // Unless this thread is held up for long between the two, which may happen now and then.
   for (int attempt = 0; attempt < 100 && second_ != here_; ++attempt) {
     let_it_sleep();
     HelpingHand hand;
-    enqueue(true, {[this] {
+    enqueue(kShort, {[this] {
               note(first_)();
-              enqueue(true, {note(second_)});
+              enqueue(kShort, {note(second_)});
             }});
     hand.help();
     await_all();
@@ -174,9 +202,9 @@ TEST_F(HelpingHandTest, DoesTheBriefWorkThatItsWorkBrings) {
 TEST_F(HelpingHandTest, LeavesOtherWorkThatItsWorkBringsToTheQueue) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {[this] {
+  enqueue(kShort, {[this] {
             note(first_)();
-            enqueue(false, {note(second_)});
+            enqueue(kLong, {note(second_)});
           }});
   hand.help();
   await_all();
@@ -187,10 +215,10 @@ TEST_F(HelpingHandTest, LeavesOtherWorkThatItsWorkBringsToTheQueue) {
 TEST_F(HelpingHandTest, LeavesTheRestToTheQueueAfterAWhile) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {[this] {
+  enqueue(kShort, {[this] {
             note(first_)();
             std::this_thread::sleep_for(milliseconds(5));
-            enqueue(true, {note(second_)});
+            enqueue(kShort, {note(second_)});
           }});
   hand.help();
   await_all();
@@ -203,7 +231,7 @@ TEST_F(HelpingHandTest, HasOneQueueAtATime) {
   let_it_sleep();
   HelpingHand hand;
   {
-    const HeldWakes held(true);
+    const HeldWakes held(kShort);
     queue_->push(HostQueue::Run{note(first_)});
     other->push(HostQueue::Run{note(second_)});
   }
@@ -217,7 +245,7 @@ TEST_F(HelpingHandTest, HasOneQueueAtATime) {
 TEST_F(HelpingHandTest, PassesItOnWhenItCannotHelpSoon) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {note(first_)});
+  enqueue(kShort, {note(first_)});
   HelpingHand::pass_on();
   await_all();
   EXPECT_NE(first_, here_);
@@ -227,7 +255,7 @@ TEST_F(HelpingHandTest, PassesItOnWhenItCannotHelpSoon) {
 TEST_F(HelpingHandTest, WhoWaitsForTheQueuePassesItOn) {
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {note(first_)});
+  enqueue(kShort, {note(first_)});
   await_all();  // returns
   EXPECT_NE(first_, here_);
 }
@@ -237,7 +265,7 @@ TEST_F(HelpingHandTest, ItsWorkKnowsWhereItRuns) {
   bool helper = false;
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {[&] {
+  enqueue(kShort, {[&] {
             own = queue_->on_own_thread();
             helper = HostQueue::on_helper();
           }});
@@ -246,7 +274,7 @@ TEST_F(HelpingHandTest, ItsWorkKnowsWhereItRuns) {
   EXPECT_TRUE(helper);
   EXPECT_FALSE(HostQueue::on_helper());
   EXPECT_FALSE(queue_->on_own_thread());
-  enqueue(false, {[&] { helper = HostQueue::on_helper(); }});
+  enqueue(kLong, {[&] { helper = HostQueue::on_helper(); }});
   await_all();
   EXPECT_FALSE(helper);
 }
@@ -255,7 +283,7 @@ TEST_F(HelpingHandTest, ATaskMayFinishItsQueue) {
   bool ran = false;
   let_it_sleep();
   HelpingHand hand;
-  enqueue(true, {[this] { std::exchange(queue_, nullptr)->finish(); }, [&] { ran = true; }});
+  enqueue(kShort, {[this] { std::exchange(queue_, nullptr)->finish(); }, [&] { ran = true; }});
   hand.help();
   EXPECT_TRUE(ran);
 }
@@ -271,7 +299,7 @@ TEST_F(HelpingHandTest, AQueueThatFinishesWaitsForWhoHelps) {
   });
   {
     HelpingHand hand;
-    enqueue(true, {[&] {
+    enqueue(kShort, {[&] {
               inside = true;
               inside.notify_all();
               std::this_thread::sleep_for(milliseconds(20));
@@ -287,7 +315,7 @@ TEST_F(HelpingHandTest, AFaultOfTheDeviceEndsItsWorkToo) {
   let_it_sleep();
   HelpingHand hand;
   {
-    const HeldWakes held(true);
+    const HeldWakes held(kShort);
     queue_->push(HostQueue::Run{[&] { ran = true; }});
     queue_->push(HostQueue::Signal{&word, 1, nullptr});
   }
@@ -311,7 +339,7 @@ TEST_F(HelpingHandTest, ManyWhoHelpKeepTheOrder) {
       for (int i = 0; i < kEach; ++i) {
         HelpingHand hand;
         const std::lock_guard lock(mutex);
-        enqueue((i + t) % 3 != 0, {[&, number = enqueued++] {
+        enqueue((i + t) % 3 != 0 ? kShort : kLong, {[&, number = enqueued++] {
                   kept = kept && number == next;
                   ++next;
                 }});
