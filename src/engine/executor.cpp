@@ -215,14 +215,11 @@ void Executor::Worker::loop(const Executor& own, Duration spin) {
       batch.swap(answered);
       posted.store(false, std::memory_order_relaxed);
     }
-    if (batch.empty()) {
-      if (flush_once()) continue;
-      if (stopping) return;
-      if (spins_until_posted(spin)) continue;
-      waker.wait_until(TimePoint::max());
-      continue;
-    }
+    const bool idle = batch.empty();
     run_all(batch, true);
+    if (flush_once() || !idle) continue;
+    if (stopping) return;
+    if (!spins_until_posted(spin)) waker.wait_until(TimePoint::max());
   }
 }
 
