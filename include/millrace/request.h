@@ -104,10 +104,27 @@ struct Response {
 };
 
 /// Called once per response of a request (`last` on the final one; today's models answer once), on
-/// a thread of the engine's executor, never within `submit` (with `Request::brief_callback` perhaps
-/// on a thread of the server's). It may submit; what it submits may start only when it returns. It
-/// should not block. An exception from it is caught and logged.
+/// a thread of the engine's executor, never within `submit`; with `Request::brief_callback` perhaps
+/// on a thread of the server's, or at the end of a `Burst`. It may submit; what it submits may
+/// start only when it returns. It should not block. An exception from it is caught and logged.
 using Callback = std::function<void(Result<Response> response, bool last)>;
+
+/// For a thread that has several requests at hand: while it lives, what the thread submits goes to
+/// the devices together, at its end or after some 30 us, as one batch where it fits and with one
+/// wake-up instead of one each. At its end the thread may do short batches of host devices itself,
+/// and run callbacks that are brief (`Request::brief_callback`): hold no lock then that one may
+/// want. Whoever waits for a future has submitted all first. Of nested ones the outermost counts.
+/// Stays on its thread.
+class Burst {
+ public:
+  Burst() noexcept;
+  ~Burst();
+  Burst(const Burst&) = delete;
+  Burst& operator=(const Burst&) = delete;
+
+ private:
+  bool outermost_;
+};
 
 class RequestState;
 

@@ -10,6 +10,7 @@
 #include "device/annotate.h"
 #include "device/host/host_device.h"
 #include "device/host/host_queue.h"
+#include "engine/waiting_caller.h"
 
 namespace millrace {
 namespace {
@@ -885,7 +886,11 @@ void DeviceState::launch(PlanState& plan, LaneState& lane, BatchSlot& slot, Time
     lane.thread->post([&plan, &slot] { plan.stage(slot); });
   } else {
     std::optional<HeldWakes> one_wake_for_all;
-    if (host_) one_wake_for_all.emplace(work_of(plan, lane, slot));
+    if (host_) {
+      const bool own =
+          inline_ && lane.traits.only_computes && WaitingCaller::waits_for(slot.requests);
+      one_wake_for_all.emplace(work_of(plan, lane, slot), own);
+    }
     plan.stage(slot);
   }
 }

@@ -11,13 +11,13 @@
 #include "base/model_name.h"
 #include "base/text.h"
 #include "base/try.h"
-#include "device/host/host_queue.h"
 #include "device/transfer.h"
 #include "engine/copy_pool.h"
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/model_state.h"
 #include "engine/sign_of_life.h"
+#include "engine/waiting_caller.h"
 
 namespace millrace {
 namespace {
@@ -526,6 +526,12 @@ bool drivers_respond(const Engine& engine) {
   return all;
 }
 
+Burst::Burst() noexcept : outermost_(DeferredWakes::begin_burst()) {}
+
+Burst::~Burst() {
+  if (outermost_) DeferredWakes::end_burst();
+}
+
 bool Ticket::cancel() noexcept {
   if (!state_ || !state_->claim(RequestState::Stage::withdrawn)) return false;
   return state_->model->cancel(*state_);
@@ -570,9 +576,9 @@ Result<Ticket> Model::submit(Request request, Callback callback) const {
 }
 
 Result<Response> Model::infer(Request request) const {
-  HelpingHand hand;  // who waits may as well do a brief batch
+  WaitingCaller caller;
   Future answer = submit(std::move(request));
-  hand.help();
+  caller.help();
   return answer.get();
 }
 

@@ -30,6 +30,7 @@ constexpr std::size_t kRoundBytes = 64 * 1024;
 
 struct Deferred {
   bool on = false;
+  bool burst = false;
   bool collects = false;  // callbacks that come due are for this thread
   const Executor* own = nullptr;
   TimePoint since;
@@ -153,12 +154,26 @@ void DeferredWakes::flush_to_wait() noexcept {
 
 bool DeferredWakes::put_off(Waker& waker) {
   if (!deferred.on) return false;
+  if (deferred.burst && put_off_for_long()) wake_all(kWake, false);
   for (const Waker* known : deferred.wakers) {
     if (known == &waker) return true;
   }
   if (deferred.wakers.empty()) deferred.since = Clock::now();
   deferred.wakers.push_back(&waker);
   return true;
+}
+
+bool DeferredWakes::begin_burst() noexcept {
+  if (deferred.on) return false;
+  deferred.on = true;
+  deferred.burst = true;
+  return true;
+}
+
+void DeferredWakes::end_burst() noexcept {
+  deferred.burst = false;
+  flush();
+  deferred.on = false;
 }
 
 Executor::Executor(int threads, Duration spin) {

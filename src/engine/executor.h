@@ -34,6 +34,11 @@ class DeferredWakes {
   static void flush() noexcept;
   /// The same without callbacks, for a thread that may be within one.
   static void flush_to_wait() noexcept;
+  /// As `enable`, for a while, for a thread that may not know of this class: what it puts off for
+  /// long is woken as it submits. False when it puts wakes off already.
+  static bool begin_burst() noexcept;
+  /// Ends what `begin_burst` began. As `flush`.
+  static void end_burst() noexcept;
 };
 
 /// Answers with callbacks are handed over here. A callback that blocks holds up the callbacks

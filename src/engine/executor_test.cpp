@@ -262,6 +262,38 @@ TEST_P(Answering, WhoWaitsRunsNoCallbacks) {
   });
 }
 
+TEST_P(Answering, ABurstEndsWithWhatWasPutOff) {
+  start(1);
+  std::promise<std::thread::id> brief;
+  std::promise<std::thread::id> other;
+  due(note(brief), true);
+  due(note(other), false);
+  EXPECT_FALSE(DeferredWakes::put_off(waker_));
+  {
+    const Burst outer;
+    {
+      const Burst inner;
+      EXPECT_TRUE(DeferredWakes::put_off(waker_));
+    }
+    EXPECT_EQ(due_.size(), 2u) << "the outermost counts";
+  }
+  EXPECT_EQ(brief.get_future().get(), std::this_thread::get_id());
+  EXPECT_NE(other.get_future().get(), std::this_thread::get_id());
+  EXPECT_FALSE(DeferredWakes::put_off(waker_));
+}
+
+TEST_P(Answering, ALongBurstWakesAsItGoes) {
+  start(1);
+  std::promise<std::thread::id> who;
+  due(note(who), true);
+  const Burst burst;
+  EXPECT_TRUE(DeferredWakes::put_off(waker_));
+  EXPECT_EQ(due_.size(), 1u);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(DeferredWakes::put_off(waker_));
+  EXPECT_NE(who.get_future().get(), std::this_thread::get_id()) << "within the submission";
+}
+
 TEST_P(Answering, AThreadOfTheExecutorRunsWhatItsCallbacksBring) {
   start(2);
   std::promise<std::thread::id> outer;

@@ -9,6 +9,7 @@
 #include "engine/device_state.h"
 #include "engine/ensemble.h"
 #include "engine/plan_state.h"
+#include "engine/waiting_caller.h"
 #include "tensor/layout.h"
 
 namespace millrace {
@@ -384,6 +385,7 @@ Result<Lease> ModelState::submit(Request request, Callback callback, RequestStat
   }
   if (copies_) MILLRACE_TRY(stage_inputs(request, *state));
   state->model = this;
+  WaitingCaller::submits(*state);
   state->request = std::move(request);
   state->callback = std::move(callback);
   state->may_spin = staging_ && staging_->callers_may_spin();

@@ -1,6 +1,7 @@
 // Many threads, many models, everything at once; every answer is checked.
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <random>
 
 #include "engine/executor.h"
@@ -149,6 +150,8 @@ TEST(Stress, EveryRequestIsAnsweredOnceAndRight) {
           mine.may_fail =
               std::string_view(kVariants[which].path).find("fail") != std::string_view::npos;
           mine.cancelled = random() % 10 == 0;
+          std::optional<Burst> burst;
+          if (random() % 4 == 0) burst.emplace();
           if (random() % 2) {
             Result<Ticket> ticket = models[which].submit(
                 mine.request(random),

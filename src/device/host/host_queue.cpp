@@ -27,6 +27,7 @@ struct Held {
   };
   bool on = false;
   Duration takes = Duration::max();
+  bool own = false;
   InlineVector<Sleeper, 4> sleepers;
 
   void release() noexcept {
@@ -67,22 +68,29 @@ void copy_rows(const CopyPiece& piece) noexcept {
 
 }  // namespace
 
-HeldWakes::HeldWakes(Duration takes) noexcept {
+HeldWakes::HeldWakes(Duration takes, bool own) noexcept {
   held.on = true;
   held.takes = takes;
+  held.own = own;
 }
 
 HeldWakes::~HeldWakes() {
   held.on = false;
   const Duration takes = std::exchange(held.takes, Duration::max());
-  if (hand && takes <= hand->most_ && !hand->queue_ && !current_queue && !held.sleepers.empty()) {
+  const bool own = std::exchange(held.own, false);
+  if (hand && (hand->own_ ? own : takes <= hand->most_) && !hand->queue_ && !current_queue &&
+      !held.sleepers.empty()) {
     hand->queue_ = held.sleepers.back().queue->shared_from_this();
     held.sleepers.pop_back();
   }
   held.release();
 }
 
-HelpingHand::HelpingHand(Duration most) noexcept : outer_(std::exchange(hand, this)), most_(most) {}
+HelpingHand::HelpingHand(Duration most) noexcept
+    : outer_(std::exchange(hand, this)), own_(false), most_(most) {}
+
+HelpingHand::HelpingHand(Own) noexcept
+    : outer_(std::exchange(hand, this)), own_(true), most_(Duration::max()) {}
 
 HelpingHand::~HelpingHand() {
   help();
@@ -91,7 +99,7 @@ HelpingHand::~HelpingHand() {
 
 void HelpingHand::help() noexcept {
   const std::shared_ptr<HostQueue> queue = std::move(queue_);
-  if (queue) queue->help(most_);
+  if (queue) queue->help(most_, own_);
 }
 
 void HelpingHand::pass_on() noexcept {
@@ -240,13 +248,13 @@ bool HostQueue::take_as_helper(bool first, Duration most) noexcept {
   return false;
 }
 
-void HostQueue::help(Duration most) noexcept {
+void HostQueue::help(Duration most, bool own) noexcept {
   const HostQueue* const outside = std::exchange(current_queue, this);
-  helping = true;
+  helping = !own;
   const TimePoint until = Clock::now() + kHelpsFor;
   constexpr Duration kNone{-1};
   for (bool more = take_as_helper(true, most); more;
-       more = take_as_helper(false, Clock::now() < until ? most : kNone)) {
+       more = take_as_helper(false, !own && Clock::now() < until ? most : kNone)) {
     do_taken();
   }
   helping = false;

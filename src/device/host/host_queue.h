@@ -40,8 +40,8 @@ class HostQueue;
 class HeldWakes {
  public:
   /// `takes`: about how long it takes to do the tasks. Where that is little, a HelpingHand of the
-  /// calling thread may have them.
-  explicit HeldWakes(Duration takes = Duration::max()) noexcept;
+  /// calling thread may have them. `own`: they are what the thread is going to wait for.
+  explicit HeldWakes(Duration takes = Duration::max(), bool own = false) noexcept;
   ~HeldWakes();
   HeldWakes(const HeldWakes&) = delete;
   HeldWakes& operator=(const HeldWakes&) = delete;
@@ -55,6 +55,9 @@ class HelpingHand {
   /// `most`: how long the work may take. Waking a thread costs some microseconds of its own, and
   /// delays the work by more.
   explicit HelpingHand(Duration most = std::chrono::microseconds(20)) noexcept;
+  struct Own {};
+  /// Of a thread that is going to wait: it takes its own work, however long that is, and no other.
+  explicit HelpingHand(Own) noexcept;
   /// As `help`.
   ~HelpingHand();
   HelpingHand(const HelpingHand&) = delete;
@@ -70,6 +73,7 @@ class HelpingHand {
  private:
   friend class HeldWakes;
   HelpingHand* const outer_;
+  const bool own_;
   const Duration most_;
   std::shared_ptr<HostQueue> queue_;  // owes its thread a wake
 };
@@ -146,7 +150,7 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
   }
   /// Whether the caller is a task of this queue.
   [[nodiscard]] bool on_own_thread() const noexcept;
-  /// Whether the caller is a task that a helper does: it should not block.
+  /// Whether the caller is a task that a helper does which should not block.
   [[nodiscard]] static bool on_helper() noexcept;
   /// Whether the queue's thread sleeps, and is to be woken by the next task. For tests.
   [[nodiscard]] bool asleep() const noexcept;
@@ -172,7 +176,7 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
   bool take() noexcept;
   // The same for a helper, which does not sleep. False: nothing is for it, or nothing any more.
   bool take_as_helper(bool first, Duration most) noexcept;
-  void help(Duration most) noexcept;
+  void help(Duration most, bool own) noexcept;
   // Does and empties `doing_`.
   void do_taken() noexcept;
   void execute(Task& task) noexcept;

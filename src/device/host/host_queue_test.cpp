@@ -144,6 +144,35 @@ TEST_F(HelpingHandTest, SaysItselfWhatIsShort) {
   EXPECT_NE(second_, here_);
 }
 
+TEST_F(HelpingHandTest, WhoIsGoingToWaitDoesItsOwnWorkHoweverLong) {
+  let_it_sleep();
+  bool helper = true;
+  {
+    HelpingHand hand{HelpingHand::Own()};
+    {
+      const HeldWakes held(Duration::max(), true);
+      queue_->push(HostQueue::Run{[&] {
+        note(first_)();
+        helper = HostQueue::on_helper();
+        enqueue(kShort, {note(second_)});
+      }});
+    }
+  }
+  await_all();
+  EXPECT_EQ(first_, here_);
+  EXPECT_FALSE(helper) << "it may wait: its thread would";
+  EXPECT_NE(second_, here_) << "that is not its own";
+}
+
+TEST_F(HelpingHandTest, WhoIsGoingToWaitLeavesOthersWorkToTheQueue) {
+  let_it_sleep();
+  HelpingHand hand{HelpingHand::Own()};
+  enqueue(kShort, {note(first_)});
+  hand.help();
+  await_all();
+  EXPECT_NE(first_, here_);
+}
+
 TEST_F(HelpingHandTest, LeavesTasksThatNobodySaidToBeShortToTheQueue) {
   let_it_sleep();
   HelpingHand hand;
