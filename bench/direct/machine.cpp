@@ -42,6 +42,22 @@ constexpr std::uint32_t kPing = 0;
 constexpr std::uint32_t kPong = 1;
 constexpr std::uint32_t kStop = 2;
 
+// Keeps the calling thread on the first or the last processor that the process may use.
+void stay_on(bool first) {
+  cpu_set_t usable;
+  CPU_ZERO(&usable);
+  if (sched_getaffinity(0, sizeof usable, &usable) != 0) return;
+  int found = -1;
+  for (int cpu = 0; cpu < CPU_SETSIZE && !(first && found >= 0); ++cpu) {
+    if (CPU_ISSET(cpu, &usable)) found = cpu;
+  }
+  if (found < 0) return;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(found, &one);
+  sched_setaffinity(0, sizeof one, &one);
+}
+
 }  // namespace
 
 int usable_cores() {
@@ -56,6 +72,7 @@ int usable_cores() {
 WakeTimes measure_wake(double seconds) {
   Word word{kPing};
   std::thread other([&] {
+    stay_on(true);
     for (;;) {
       wait_while(word, kPing);
       if (word.load(std::memory_order_acquire) == kStop) return;
@@ -63,15 +80,19 @@ WakeTimes measure_wake(double seconds) {
     }
   });
   Latencies round_trips;
-  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  for (auto start = Clock::now(); start < end;) {
-    change(word, kPong);
-    wait_while(word, kPong);
-    const auto now = Clock::now();
-    round_trips.record(ns_between(start, now));
-    start = now;
-  }
-  change(word, kStop);
+  std::thread one([&] {
+    stay_on(false);
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    for (auto start = Clock::now(); start < end;) {
+      change(word, kPong);
+      wait_while(word, kPong);
+      const auto now = Clock::now();
+      round_trips.record(ns_between(start, now));
+      start = now;
+    }
+    change(word, kStop);
+  });
+  one.join();
   other.join();
   return {round_trips.quantile_us(0.5) / 2, round_trips.quantile_us(0.99) / 2};
 }

@@ -21,6 +21,11 @@ constexpr int kLooksBetweenClocks = 16;
 constexpr Duration kWake = std::chrono::microseconds(3);
 /// What a thread does itself when it has nothing else to do.
 constexpr Duration kBrief = std::chrono::microseconds(20);
+/// And when requests come one at a time, so that nobody waits for it: to wake another thread takes
+/// long where processors sleep deeply.
+constexpr Duration kLone = std::chrono::milliseconds(1);
+constexpr int kLoneOften = 8;
+constexpr int kLoneMost = 16;
 /// How often what callbacks submitted is served by their own thread before others get their turn.
 constexpr int kRounds = 8;
 /// Of the answer to a brief callback, and of all that one round brings: more takes long to write as
@@ -33,6 +38,9 @@ struct Deferred {
   bool burst = false;
   bool collects = false;  // callbacks that come due are for this thread
   const Executor* own = nullptr;
+  bool rested = false;
+  int submissions = 0;  // since the last flush
+  int lone = 0;         // rises with flushes of one after a rest, falls with others
   TimePoint since;
   InlineVector<Waker*, 8> wakers;
   std::vector<RequestState*> collected;
@@ -119,10 +127,22 @@ void run_collected(bool here) noexcept {
   run_all(deferred.running, here);
 }
 
+/// Whether requests come one at a time, and mostly while the thread does nothing. One that comes
+/// right behind an answer may be the next of the same caller.
+bool come_alone() noexcept {
+  const bool rested = std::exchange(deferred.rested, false);
+  if (std::exchange(deferred.submissions, 0) > 1) {
+    deferred.lone = 0;
+  } else {
+    deferred.lone = std::clamp(deferred.lone + (rested ? 1 : -2), 0, kLoneMost);
+  }
+  return deferred.lone >= kLoneOften;
+}
+
 /// False when there was nothing to do.
 bool flush_once() noexcept {
   if (deferred.wakers.empty() && deferred.collected.empty()) return false;
-  wake_all(kBrief, true);
+  wake_all(come_alone() ? kLone : kBrief, true);
   run_collected(true);
   return true;
 }
@@ -148,6 +168,8 @@ void DeferredWakes::flush() noexcept {
   wake_all(Duration::zero(), false);
 }
 
+void DeferredWakes::rested() noexcept { deferred.rested = true; }
+
 void DeferredWakes::flush_to_wait() noexcept {
   if (!deferred.wakers.empty()) wake_all(kBrief, false);
 }
@@ -155,6 +177,7 @@ void DeferredWakes::flush_to_wait() noexcept {
 bool DeferredWakes::put_off(Waker& waker) {
   if (!deferred.on) return false;
   if (deferred.burst && put_off_for_long()) wake_all(kWake, false);
+  ++deferred.submissions;
   for (const Waker* known : deferred.wakers) {
     if (known == &waker) return true;
   }

@@ -15,6 +15,7 @@
 
 #include <millrace/log.h>
 
+#include "device/host/host_queue.h"
 #include "engine/model_state.h"
 
 namespace millrace {
@@ -261,6 +262,75 @@ TEST_P(Answering, WhoWaitsRunsNoCallbacks) {
     EXPECT_NE(who.get_future().get(), std::this_thread::get_id());
   });
 }
+
+/// A host stream's work that is enqueued when somebody is woken.
+class Lone : public Answering {
+ protected:
+  Lone() {
+    waker_.redirect(
+        [](void* self) noexcept {
+          auto& test = *static_cast<Lone*>(self);
+          const HeldWakes held(test.takes_);
+          test.queue_->push(
+              HostQueue::Run{[&test] { test.here_ = std::this_thread::get_id() == test.own_; }});
+        },
+        this);
+  }
+  ~Lone() override { queue_->finish(); }
+  // Whether the thread that serves did the work that `submissions` brought.
+  bool served(bool rested, int submissions = 1) {
+    while (!queue_->asleep()) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    own_ = std::this_thread::get_id();
+    if (rested) DeferredWakes::rested();
+    for (int i = 0; i < submissions; ++i) EXPECT_TRUE(DeferredWakes::put_off(waker_));
+    DeferredWakes::flush();
+    queue_->await(queue_->last());
+    return here_;
+  }
+
+  Duration takes_ = std::chrono::microseconds(500);
+  std::thread::id own_;
+  bool here_ = false;
+  std::shared_ptr<HostQueue> queue_ = HostQueue::start("lone").value();
+};
+
+TEST_P(Lone, LongerWorkIsDoneWhenRequestsComeOneAtATime) {
+  serve([&] {
+    for (int i = 0; i < 7; ++i) EXPECT_FALSE(served(true)) << i;
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(served(true)) << i;
+    EXPECT_FALSE(served(true, 2)) << "two at a time";
+    for (int i = 0; i < 7; ++i) EXPECT_FALSE(served(true)) << i;
+    EXPECT_TRUE(served(true));
+  });
+}
+
+TEST_P(Lone, LongerWorkIsLeftWhenRequestsWaitForIt) {
+  serve([&] {
+    for (int i = 0; i < 20; ++i) (void)served(true);
+    EXPECT_TRUE(served(false)) << "one that came right behind an answer";
+    EXPECT_TRUE(served(true));
+    for (int i = 0; i < 8; ++i) (void)served(false);
+    EXPECT_FALSE(served(false));
+    EXPECT_FALSE(served(true));
+  });
+}
+
+TEST_P(Lone, ButNotForVeryLong) {
+  takes_ = std::chrono::milliseconds(2);
+  serve([&] {
+    for (int i = 0; i < 20; ++i) EXPECT_FALSE(served(true)) << i;
+  });
+}
+
+TEST_P(Lone, BriefWorkIsDoneInAnyCase) {
+  takes_ = std::chrono::microseconds(20);
+  serve([&] {
+    EXPECT_TRUE(served(false, 3));
+    EXPECT_TRUE(served(true));
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Spin, Lone, testing::Values(0));
 
 TEST_P(Answering, ABurstEndsWithWhatWasPutOff) {
   start(1);

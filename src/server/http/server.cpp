@@ -229,7 +229,13 @@ Result<void> watch_sockets(IoThread& thread) {
 // All sockets that are ready are one of the things that the context runs, so what they submit is
 // one batch for the engine.
 void serve_ready(asio::io_context& context) {
-  while (context.run_one() > 0) DeferredWakes::flush();
+  for (;;) {
+    if (context.poll_one() == 0) {
+      DeferredWakes::rested();
+      if (context.run_one() == 0) return;
+    }
+    DeferredWakes::flush();
+  }
 }
 
 void serve(IoThread& thread) noexcept {
