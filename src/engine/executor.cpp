@@ -36,6 +36,7 @@ constexpr std::size_t kRoundBytes = 64 * 1024;
 struct Deferred {
   bool on = false;
   bool burst = false;
+  bool waking = false;    // a lease that goes meanwhile may submit, but nothing is flushed within
   bool collects = false;  // callbacks that come due are for this thread
   const Executor* own = nullptr;
   bool rested = false;
@@ -95,6 +96,7 @@ void wake_all(Duration helps, bool collects) noexcept {
   // A wake may drive a device here, which must not put anything off in turn.
   const bool on = std::exchange(deferred.on, false);
   const bool outer = std::exchange(deferred.collects, collects);
+  const bool within = std::exchange(deferred.waking, true);
   std::optional<HelpingHand> hand;
   if (helps > Duration::zero()) hand.emplace(helps);
   while (!deferred.wakers.empty()) {
@@ -103,6 +105,7 @@ void wake_all(Duration helps, bool collects) noexcept {
     waker->wake();
   }
   hand.reset();  // helps
+  deferred.waking = within;
   deferred.collects = outer;
   deferred.on = on;
 }
@@ -187,7 +190,7 @@ bool DeferredWakes::put_off(Waker& waker) {
 }
 
 bool DeferredWakes::begin_burst() noexcept {
-  if (deferred.on) return false;
+  if (deferred.on || deferred.waking) return false;
   deferred.on = true;
   deferred.burst = true;
   return true;

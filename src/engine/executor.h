@@ -32,14 +32,14 @@ class DeferredWakes {
   /// Wakes what the calling thread has put off, and may run callbacks: not within one, nor with a
   /// lock that one may want.
   static void flush() noexcept;
+  /// The same without callbacks, for a thread that may be within one.
+  static void flush_to_wait() noexcept;
   /// Says that the calling thread had nothing to do before what it does now. Where that is so again
   /// and again, with one submission each, requests come one at a time: the thread does longer
   /// batches itself then.
   static void rested() noexcept;
-  /// The same without callbacks, for a thread that may be within one.
-  static void flush_to_wait() noexcept;
   /// As `enable`, for a while, for a thread that may not know of this class: what it puts off for
-  /// long is woken as it submits. False when it puts wakes off already.
+  /// long is woken as it submits. False when it puts wakes off already, or is just waking others.
   static bool begin_burst() noexcept;
   /// Ends what `begin_burst` began. As `flush`.
   static void end_burst() noexcept;

@@ -352,6 +352,19 @@ TEST_P(Answering, ABurstEndsWithWhatWasPutOff) {
   EXPECT_FALSE(DeferredWakes::put_off(waker_));
 }
 
+TEST_P(Answering, ABurstWithinAWakeFlushesNothing) {
+  start(1);
+  bool within = true;
+  Waker other;
+  auto wakes = [&] { within = DeferredWakes::begin_burst(); };
+  other.redirect([](void* call) noexcept { (*static_cast<decltype(wakes)*>(call))(); }, &wakes);
+  serve([&] {
+    ASSERT_TRUE(DeferredWakes::put_off(other));
+    DeferredWakes::flush();
+  });
+  EXPECT_FALSE(within);
+}
+
 TEST_P(Answering, ALongBurstWakesAsItGoes) {
   start(1);
   std::promise<std::thread::id> who;
